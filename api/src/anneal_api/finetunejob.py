@@ -1,0 +1,384 @@
+"""FineTuneJob: distributed multi-task QLoRA fine-tuning of one base model.
+
+The classes are the only source of the CRD, its defaults and the API reference.
+Cross-field rules stand as CEL beside the class they belong to (`rules`).
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from anneal_api.base import (
+    ArtifactRef,
+    Condition,
+    Fraction,
+    Model,
+    Name,
+    ObjectName,
+    Seconds,
+    SecretRef,
+    StoreUri,
+    Uri,
+)
+
+DataFormat = Literal["auto", "chat_rounds", "messages", "pair", "text", "preference"]
+
+
+class BaseModelSource(Model):
+    """The model to start from."""
+
+    uri: Uri = Field(
+        description="Folder of the base model in Hugging Face layout: pvc://claim/path, s3://bucket/path, "
+        "hf://owner/model or file:///path (tests)."
+    )
+    revision: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        None, description="Commit or tag of an hf:// model; pin it for reproducible runs."
+    )
+    secret_ref: SecretRef | None = Field(
+        None, description="Secret with the store's endpoint and keys, labelled anneal.dev/use=storage."
+    )
+
+
+class TaskData(Model):
+    """Where a task's rows are."""
+
+    uri: Uri = Field(description="A .jsonl file (optionally .gz or .zst) or a folder of them.")
+    format: DataFormat = Field(
+        "auto",
+        description="Shape of a row: chat_rounds (CodeFuse), messages (OpenAI), pair (prompt/answer, "
+        "instruction/output, ...), text, preference (chosen/rejected); auto reads it off the first row.",
+    )
+
+
+class Fim(Model):
+    """Fill-in-the-middle at document level, before packing."""
+
+    rate: Fraction = Field(0.0, description="Share of documents turned into fill-in-the-middle rows.")
+    spm_rate: Fraction = Field(0.5, description="Share of those in suffix-prefix-middle order.")
+    tokens: Literal["auto", "deepseek", "starcoder", "qwen", "codellama"] = Field(
+        "auto", description="Family of sentinel tokens; auto reads it off the tokenizer."
+    )
+    loss: Literal["all", "middle"] = Field("all", description="Which tokens of such a row are learned.")
+
+
+class Task(Model):
+    """One of the tasks trained together."""
+
+    name: Name = Field(description="Unique name; losses and scores are reported by it.")
+    data: TaskData = Field(description="Where the rows are.")
+    weight: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="Weight w_k of the task in the balanced loss."
+    )
+    fim: Fim = Field(Fim(), description="Fill-in-the-middle transformation of this task's documents.")
+    sampling_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Share of the sampled tokens; natural shares when unset."
+    )
+
+
+class Split(Model):
+    """How rows are divided by content hash; parts of a hundred."""
+
+    rules: ClassVar[list[tuple[str, str]]] = [
+        ("self.train + self.validation + self.test == 100", "split must add up to 100")
+    ]
+    train: Annotated[int, Field(ge=1, le=100)] = Field(95, description="Parts trained on.")
+    validation: Annotated[int, Field(ge=0, le=99)] = Field(
+        3, description="Parts watched during training (early stopping, best checkpoint)."
+    )
+    test: Annotated[int, Field(ge=0, le=99)] = Field(
+        2, description="Parts held out for the final evaluation and the deployment gate."
+    )
+
+
+class Filters(Model):
+    """Heuristic filters of raw code."""
+
+    enabled: bool = Field(False, description="Apply the heuristic filters for raw code.")
+
+
+class Data(Model):
+    """How rows become token sequences."""
+
+    split: Split = Field(Split(), description="Division into training, validation and test rows.")
+    max_length: Annotated[int, Field(ge=16, le=131_072)] = Field(
+        4096, description="Longest sequence in tokens; also the size of a pack."
+    )
+    packing: Literal["bestFit", "none"] = Field(
+        "bestFit", description="bestFit packs rows behind a document mask; none pads each batch."
+    )
+    over_length: Literal["truncate", "drop", "split"] = Field(
+        "truncate", description="What happens to a row longer than maxLength; always counted."
+    )
+    dedup: Literal["none", "exact", "near"] = Field("none", description="Removal of duplicates.")
+    filters: Filters = Field(Filters(), description="Heuristic filters of raw code.")
+    decontaminate: Annotated[list[Name], Field(max_length=16)] = Field(
+        [], description="Evaluation suites whose problems are removed from the training rows."
+    )
+
+
+class Adapter(Model):
+    """The low-rank adapter that is trained."""
+
+    type: Literal["qlora", "lora"] = Field(
+        "qlora", description="qlora keeps the base in NF4 with double quantisation; lora in bf16/f32."
+    )
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="Rank r of the adapter.")
+    alpha: Annotated[float, Field(gt=0, le=4096)] = Field(32.0, description="Scaling numerator (alpha/r).")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the adapter.")
+    targets: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=32)] = Field(
+        [], description="Linear layers to adapt, by name; all of them when empty."
+    )
+    init_from: Uri | None = Field(None, description="Earlier adapter of the same base to continue from.")
+
+
+class EarlyStopping(Model):
+    """Stop when validation loss no longer falls."""
+
+    patience: Annotated[int, Field(ge=0, le=100)] = Field(
+        0,
+        description="Stop once this many checkpoints in a row each have a validation loss above that of "
+        "the checkpoint before the first of them; 0 never stops early.",
+    )
+
+
+class Optimization(Model):
+    """Objective, balance between tasks, schedule."""
+
+    rules: ClassVar[list[tuple[str, str]]] = [
+        ("!(has(self.epochs) && has(self.maxSteps))", "set epochs or maxSteps, not both"),
+        (
+            "!(has(self.globalBatchTokens) && has(self.globalBatchRows))",
+            "set globalBatchTokens or globalBatchRows, not both",
+        ),
+        ("self.minLearningRate <= self.learningRate", "minLearningRate must not exceed learningRate"),
+    ]
+    objective: Literal["supervised", "dpo"] = Field("supervised", description="What is minimised.")
+    task_balance: Literal["tokenMean", "rowMean", "taskMean", "taskRowMean", "coba", "lossDrop"] = Field(
+        "taskMean",
+        description="How losses of tasks are combined over a whole optimizer step: tokenMean (case1), "
+        "rowMean (case2), taskMean (case3), taskRowMean (case4), coba, lossDrop (sampling shares).",
+    )
+    schedule: Literal["cosine", "wsd"] = Field("cosine", description="Learning-rate schedule.")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(5e-5, description="Peak learning rate.")
+    min_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(1e-6, description="Floor.")
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="Linear warm-up.")
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        None, description="Passes over the training rows; 1 when neither epochs nor maxSteps is set."
+    )
+    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
+        None, description="Optimizer steps; a run that reaches the end of the rows starts a new pass."
+    )
+    global_batch_tokens: Annotated[int, Field(ge=16, le=1_000_000_000)] | None = Field(
+        None, description="Token positions of one optimizer step over all workers."
+    )
+    global_batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Rows of one optimizer step over all workers; 32 when neither is set."
+    )
+    early_stopping: EarlyStopping = Field(EarlyStopping(), description="When to stop early.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="Seed of order and dropout.")
+
+
+class Stage(Model):
+    """One stage of progressive training."""
+
+    name: Name = Field(description="Name of the stage.")
+    tasks: Annotated[list[Name], Field(max_length=64)] = Field([], description="Tasks of this stage.")
+    curriculum: bool = Field(False, description="Order rows by difficulty.")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Peak of the stage.")
+    epochs: Annotated[float, Field(gt=0, le=1000)] = Field(1.0, description="Passes of the stage.")
+
+
+class Workers(Model):
+    """The group of pods that trains."""
+
+    rules: ClassVar[list[tuple[str, str]]] = [
+        ("!has(self.minNodes) || self.minNodes <= self.nodes", "minNodes must not exceed nodes")
+    ]
+    nodes: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Pods, each on a node of its own.")
+    min_nodes: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Smallest group to go on with when no replacement comes; nodes when unset."
+    )
+    accelerators_per_node: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="Accelerators, and so ranks, a pod."
+    )
+    accelerator: Name = Field(
+        "a100-80g", description="Accelerator profile of the training pool, as the administrator named it."
+    )
+    strategy: Literal["ddp", "fsdp"] = Field("ddp", description="ddp holds the model on every rank.")
+    start_timeout_seconds: Seconds = Field(
+        600, description="A group that is not whole by then releases everything and tries again."
+    )
+
+
+class Checkpoint(Model):
+    """How often state is saved, and how much of it is kept."""
+
+    rules: ClassVar[list[tuple[str, str]]] = [
+        ("!(has(self.everySteps) && has(self.everyMinutes))", "set everySteps or everyMinutes, not both")
+    ]
+    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Optimizer steps between checkpoints; 100 when neither is set."
+    )
+    every_minutes: Annotated[int, Field(ge=1, le=1440)] | None = Field(
+        None, description="Minutes between checkpoints."
+    )
+    keep: Annotated[int, Field(ge=1, le=100)] = Field(
+        2, description="Newest checkpoints kept, beside the best."
+    )
+
+
+class FaultPolicy(Model):
+    """How much is tried again, and when silence counts as a hang."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
+        3, description="New attempts of the training group before the job fails."
+    )
+    hang_timeout_seconds: Seconds | None = Field(
+        None, description="A rank without a step for this long is hung; max(60, 5 x median step) if unset."
+    )
+    restart_window: Seconds | None = Field(
+        None, description="Restarts older than this many seconds no longer count."
+    )
+
+
+class Evaluation(Model):
+    """What is measured beside the loss of every task."""
+
+    suites: Annotated[list[Name], Field(max_length=16)] = Field(
+        [], description="Benchmark suites run on the result."
+    )
+    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Optimizer steps between validations; with every checkpoint when unset."
+    )
+
+
+class Output(Model):
+    """Where artifacts go, and what happens to them."""
+
+    uri: StoreUri = Field(description="Artifact store: pvc://claim/path, s3://bucket/path, file:///path.")
+    merge: bool = Field(True, description="Also publish the adapter merged into the base.")
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        "Retain", description="Delete removes what this job published when the job is deleted."
+    )
+    secret_ref: SecretRef | None = Field(
+        None, description="Secret with the store's endpoint and keys, labelled anneal.dev/use=storage."
+    )
+
+
+class FineTuneJobSpec(Model):
+    """Desired state of a FineTuneJob."""
+
+    rules: ClassVar[list[tuple[str, str]]] = [
+        (
+            "self.tasks.all(t, self.tasks.exists_one(u, u.name == t.name))",
+            "task names must be unique",
+        )
+    ]
+    suspend: bool = Field(False, description="Stop after a checkpoint and release all accelerators.")
+    queue_name: ObjectName | None = Field(None, description="Kueue LocalQueue that admits the workers.")
+    priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the workers.")
+    active_deadline_seconds: Seconds | None = Field(None, description="The job fails when it runs longer.")
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        None, description="The finished job is deleted after this long."
+    )
+    service_account_name: ObjectName | None = Field(
+        None, description="ServiceAccount for storage access (workload identity); no token is mounted without."
+    )
+    base_model: BaseModelSource = Field(description="The model to start from.")
+    chat_template: Annotated[str, StringConstraints(max_length=16_384)] | None = Field(
+        None,
+        description="Jinja chat template, or the word codefuse; the model's own when unset, "
+        "CodeFuse's when it has none.",
+    )
+    tasks: Annotated[list[Task], Field(min_length=1, max_length=64)] = Field(
+        description="Tasks trained together.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    data: Data = Field(Data(), description="How rows become token sequences.")
+    adapter: Adapter = Field(Adapter(), description="The adapter that is trained.")
+    optimization: Optimization = Field(Optimization(), description="Objective, balance, schedule.")
+    stages: Annotated[list[Stage], Field(max_length=16)] = Field(
+        [], description="Progressive training; one stage over all tasks when empty."
+    )
+    workers: Workers = Field(Workers(), description="The group of pods that trains.")
+    checkpoint: Checkpoint = Field(Checkpoint(), description="How often state is saved.")
+    fault_policy: FaultPolicy = Field(FaultPolicy(), description="How much is tried again.")
+    evaluation: Evaluation = Field(Evaluation(), description="What is measured.")
+    output: Output = Field(description="Where artifacts go.")
+
+
+class Attempt(Model):
+    """One try of the training group."""
+
+    number: int = Field(description="1 for the first.")
+    reason: str = Field("", description="Why it ended; empty while it runs.")
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    node: str = Field("", description="Node of the pod that failed first.")
+    started: str = ""
+    ended: str = ""
+
+
+class ProgressStatus(Model):
+    """How far training is; for display, no decision depends on it."""
+
+    step: int = 0
+    total_steps: int = 0
+    percent: int = 0
+    loss: str = Field("", description="Training loss of the last step.")
+    validation_loss: str = Field("", description="Balanced validation loss of the last validation.")
+    task_losses: dict[str, str] = Field({}, description="Validation loss by task.")
+    tokens_per_second: str = ""
+
+
+class CheckpointStatus(Model):
+    """Newest and best saved state, by optimizer step."""
+
+    latest: int | None = None
+    best: int | None = None
+
+
+class TaskScore(Model):
+    """Held-out loss of one task before and after."""
+
+    name: str
+    base_loss: str
+    tuned_loss: str
+    rows: int = 0
+
+
+class FineTuneArtifacts(Model):
+    """What the run has published."""
+
+    dataset: ArtifactRef | None = None
+    adapter: ArtifactRef | None = None
+    evaluation: ArtifactRef | None = None
+    merged: ArtifactRef | None = None
+
+
+class MemoryPlan(Model):
+    """Arithmetic of what a rank needs, against what the profile has; all in GiB as text."""
+
+    needed: str = ""
+    available: str = ""
+    detail: str = ""
+
+
+class FineTuneJobStatus(Model):
+    """Observed state of a FineTuneJob; written by the operator alone."""
+
+    observed_generation: int = 0
+    phase: str = Field("", description="For display; conditions are what programs read.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        [],
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    progress: ProgressStatus | None = None
+    restarts: int = 0
+    attempts: Annotated[list[Attempt], Field(max_length=20)] = []
+    checkpoints: CheckpointStatus | None = None
+    scores: Annotated[list[TaskScore], Field(max_length=64)] = []
+    artifacts: FineTuneArtifacts = FineTuneArtifacts()
+    plan: MemoryPlan | None = None
+    run: str = Field("", description="Identity of the plan this run follows.")
+    start_time: str | None = None
+    completion_time: str | None = None

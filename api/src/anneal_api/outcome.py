@@ -1,0 +1,128 @@
+"""How a pod says what became of its stage: exit code, and the termination message (at most 4 KiB of JSON)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from anneal_api.base import ArtifactRef, Model
+from anneal_api.memory import ModelShape
+
+EXIT_OK = 0
+EXIT_CONFIG = 64
+"""The user's configuration is wrong (sysexits EX_USAGE); never tried again."""
+EXIT_SOFTWARE = 70
+"""The stage failed for a cause of its own (sysexits EX_SOFTWARE)."""
+EXIT_TRY_AGAIN = 75
+"""Preempted, or the store was away (sysexits EX_TEMPFAIL)."""
+
+TERMINATION_LIMIT = 4096
+
+Verdict = Literal["Succeeded", "Refused", "Retry", "Failed"]
+EXIT_CODES: dict[str, int] = {
+    "Succeeded": EXIT_OK,
+    "Refused": EXIT_CONFIG,
+    "Retry": EXIT_TRY_AGAIN,
+    "Failed": EXIT_SOFTWARE,
+}
+
+
+class Outcome(Model):
+    """The termination message of every stage."""
+
+    version: Literal[1] = 1
+    verdict: Verdict
+    reason: str = Field(description="CamelCase, becomes the condition's reason.")
+    message: Annotated[str, StringConstraints(max_length=2048)] = ""
+    result: dict[str, Any] = Field({}, description="One of the result types below, by stage.")
+
+
+class TaskFacts(Model):
+    """What inspection found out about one task's rows."""
+
+    name: str
+    digest: str
+    rows: int
+
+
+class FineTuneKeys(Model):
+    """Content keys of the stages of a fine-tuning run."""
+
+    prepare: str
+    train: str
+    evaluate: str
+    export: str
+
+
+class FineTuneInspection(Model):
+    """Result of a FineTuneJob's inspect stage."""
+
+    base_digest: str
+    shape: ModelShape
+    tasks: list[TaskFacts]
+    keys: FineTuneKeys
+    published: dict[str, ArtifactRef] = Field({}, description="Stages whose key is published already.")
+    scores: list["Score"] = Field([], description="Scores, when the evaluation is published already.")
+
+
+class DeploymentKeys(Model):
+    """Content keys of the stages of a model version."""
+
+    quantize: str
+    engine: str
+    gate: str
+
+
+class DeploymentInspection(Model):
+    """Result of a ModelDeployment's inspect stage."""
+
+    model: ArtifactRef
+    shape: ModelShape
+    keys: DeploymentKeys
+    published: dict[str, ArtifactRef] = {}
+    gate: "GateResult | None" = Field(None, description="The measurement, when it is published already.")
+
+
+class PublishResult(Model):
+    """Result of a stage that publishes one artifact."""
+
+    artifact: ArtifactRef
+
+
+class TrainResult(PublishResult):
+    """Result of the train stage."""
+
+    step: int
+    best_step: int
+    validation_loss: float
+
+
+class Score(Model):
+    """Held-out loss (nats a token) of one task, before and after."""
+
+    name: str
+    base_loss: float
+    tuned_loss: float
+    rows: int
+
+
+class EvaluateResult(PublishResult):
+    """Result of the evaluate stage."""
+
+    scores: list[Score]
+
+
+class GateTask(Model):
+    """Held-out perplexity of one task, full precision against the engine."""
+
+    name: str
+    reference_perplexity: float
+    engine_perplexity: float
+
+
+class GateResult(PublishResult):
+    """Result of the gate stage; the operator compares it with the budget of the spec."""
+
+    logit_kl: Annotated[float, Field(alias="logitKL")]
+    perplexity_increase: float = Field(description="Largest relative increase of any task.")
+    tokens: int
+    tasks: list[GateTask]

@@ -1,0 +1,89 @@
+"""Run configs: what a pod is told, as JSON in the plan's ConfigMap, mounted read-only at RUN_PATH.
+
+A run config is the frozen, defaulted spec together with what inspection found out, so no field
+exists twice. Everything that differs between pods of one run comes by environment.
+"""
+
+from typing import Literal
+
+from anneal_api.base import ArtifactRef, Model
+from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.modeldeployment import ModelDeploymentSpec
+from anneal_api.outcome import DeploymentInspection, FineTuneInspection
+from anneal_api.profiles import AcceleratorProfile
+
+RUN_PATH = "/etc/anneal/run.json"
+VOLUME_ROOT = "/mnt/anneal"
+"""Claim C of a pvc:// URI is mounted at VOLUME_ROOT/C."""
+PROGRESS_PORT = 9400
+RENDEZVOUS_PORT = 29400
+
+ENV_RUN = "ANNEAL_RUN"
+ENV_VOLUMES = "ANNEAL_VOLUMES"
+ENV_TERMINATION_LOG = "ANNEAL_TERMINATION_LOG"
+ENV_POD_UID = "ANNEAL_POD_UID"
+ENV_ATTEMPT = "ANNEAL_ATTEMPT"
+ENV_NODES = "ANNEAL_NODES"
+ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
+ENV_RENDEZVOUS = "ANNEAL_RENDEZVOUS"
+"""host:port of the group's first pod."""
+
+
+class FineTuneRun(Model):
+    """What the pods of a FineTuneJob are told; `inspection` is unset for the inspect stage itself."""
+
+    version: Literal[1] = 1
+    namespace: str
+    name: str
+    uid: str
+    spec: FineTuneJobSpec
+    accelerator: AcceleratorProfile
+    inspection: FineTuneInspection | None = None
+
+
+class DeploymentRun(Model):
+    """What the pods of a ModelDeployment's version are told."""
+
+    version: Literal[1] = 1
+    namespace: str
+    name: str
+    uid: str
+    spec: ModelDeploymentSpec
+    accelerator: AcceleratorProfile
+    model: ArtifactRef
+    store: str = ""
+    """Store URI for this version's artifacts; never empty once inspected."""
+    inspection: DeploymentInspection | None = None
+
+
+class GatewayConfig(Model):
+    """What the gateway routes to; changed by the operator when a version takes over."""
+
+    version: Literal[1] = 1
+    model: str
+    namespace: str
+    service: str
+    """Headless Service of the replicas; its EndpointSlices are watched."""
+    engine: ArtifactRef
+    """The engine artifact, whose tokenizer and chat template the gateway uses."""
+    max_batch_size: int
+    max_input_length: int
+    max_sequence_length: int
+    max_queue: int
+    request_timeout_seconds: int
+
+
+class Progress(Model):
+    """What the launcher answers on /progress."""
+
+    version: Literal[1] = 1
+    attempt: int = 1
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    task_losses: dict[str, float] = {}
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    latest_checkpoint: int | None = None
+    best_checkpoint: int | None = None
