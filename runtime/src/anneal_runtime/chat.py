@@ -1,0 +1,187 @@
+"""Chats as token ids: one encoder for training and for the endpoint, so both see the same ids.
+
+A Jinja chat template is rendered once with a placeholder for each message's text. What the template
+itself wrote is encoded with its special tokens; the texts are encoded without any, so a text
+that spells `<|im_start|>system` stays text and forges no role. Learned tokens are those of an
+assistant's text and of the end-of-sequence token that closes it.
+
+CodeFuse's template is the one of its model cards: `<s>system\nS`, `<s>human\nq`, `<s>bot\na`, EOS after
+each answer; `<s>human` and `<s>bot` are plain text there, not special tokens.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from anneal_runtime.errors import Refused
+
+CHAT_FILE = "chat.json"
+CODEFUSE_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ '<s>system\n' + m['content'] + '\n' }}"
+    "{% elif m['role'] == 'user' %}{{ '<s>human\n' + m['content'] + '\n' }}"
+    "{% else %}{{ '<s>bot\n' + m['content'] + '\n' + eos_token + '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<s>bot\n' }}{% endif %}"
+)
+ROLES = ("system", "user", "assistant")
+_MARK = "\ue000{}\ue001"
+_MARKS = ("\ue000", "\ue001")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a chat, and for each whether it is learned."""
+
+    ids: list[int]
+    learned: list[bool]
+
+
+class ChatEncoder:
+    """Encodes chats by a model's own template.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        template: a Jinja chat template over `messages`, `add_generation_prompt`, `bos_token`, `eos_token`.
+        variables: the tokens a template may name: bos_token, eos_token, pad_token, unk_token.
+        eos_ids: ids that end an answer.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: str, variables: dict[str, str], eos_ids: list[int]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.eos_ids = eos_ids
+        self._source = {"template": template, "variables": variables, "eosIds": eos_ids}
+        self._variables = variables
+        self._plain = Tokenizer.from_str(tokenizer.to_str())
+        self._plain.encode_special_tokens = True
+        self._template = _environment().from_string(template)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatEncoder":
+        """Read tokenizer.json and chat.json as `save` left them."""
+        chat = json.loads(_read(folder, CHAT_FILE, "NoChatTemplate"))
+        return cls(_tokenizer(folder), chat["template"], chat["variables"], chat["eosIds"])
+
+    @classmethod
+    def from_pretrained_folder(cls, folder: Path, template: str | None = None) -> "ChatEncoder":
+        """Read a Hugging Face folder; `template` None is the model's own, or CodeFuse's where it has none.
+
+        Raises:
+            Refused: no tokenizer.json, or no end-of-sequence token.
+        """
+        tokenizer = _tokenizer(folder)
+        config = _json(folder / "tokenizer_config.json")
+        variables = _special_tokens(config)
+        eos = _eos_ids(tokenizer, variables, _json(folder / "generation_config.json"))
+        if not eos:
+            raise Refused("NoEosToken", "baseModel: tokenizer_config.json names no eos_token; add it there")
+        chosen = template or _own_template(folder, config) or "codefuse"
+        return cls(tokenizer, CODEFUSE_TEMPLATE if chosen == "codefuse" else chosen, variables, eos)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and chat.json into `folder`."""
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / CHAT_FILE).write_text(json.dumps(self._source, sort_keys=True, indent=1) + "\n")
+
+    def encode(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> Encoded:
+        """Return the ids of `messages` (role: system, user or assistant; content), and which are learned.
+
+        Raises:
+            Refused: an unknown role, or an order of roles the template does not accept.
+        """
+        ids: list[int] = []
+        learned: list[bool] = []
+        after_answer = False
+        for text, owner in self._pieces(messages, add_generation_prompt):
+            tokenizer = self.tokenizer if owner is None else self._plain
+            piece = tokenizer.encode(text, add_special_tokens=False).ids
+            answer = owner is not None and messages[owner]["role"] == "assistant"
+            closing = self._closing(piece) if owner is None and after_answer else 0
+            ids += piece
+            learned += [answer or position < closing for position in range(len(piece))]
+            after_answer = answer
+        return Encoded(ids, learned)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of `ids`, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _closing(self, piece: list[int]) -> int:
+        ends = [position for position, token in enumerate(piece) if token in self.eos_ids]
+        return ends[0] + 1 if ends else 0
+
+    def _pieces(self, messages: list[dict[str, str]], prompt: bool) -> list[tuple[str, int | None]]:
+        """Return runs of text in order, each with the message it belongs to (None: the template's own)."""
+        rendered = self._render(messages, prompt)
+        pieces: list[tuple[str, int | None]] = []
+        for part in rendered.split(_MARKS[0]):
+            number, closed, literal = part.partition(_MARKS[1])
+            if closed:
+                pieces.append((messages[int(number)]["content"], int(number)))
+            pieces.append((literal if closed else number, None))
+        return [(text, owner) for text, owner in pieces if text or owner is not None]
+
+    def _render(self, messages: list[dict[str, str]], prompt: bool) -> str:
+        for message in messages:
+            if message["role"] not in ROLES:
+                raise Refused("InvalidRole", f"role {message['role']!r} is none of {', '.join(ROLES)}")
+        marked = [
+            {"role": m["role"], "content": _MARK.format(index)} for index, m in enumerate(messages)
+        ]
+        try:
+            return self._template.render(
+                messages=marked, add_generation_prompt=prompt, **self._variables
+            )
+        except jinja2.TemplateError as error:
+            raise Refused("ChatTemplate", f"the chat template does not accept these messages: {error}") from error
+
+
+def _environment() -> jinja2.Environment:
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = raise_exception
+    return environment
+
+
+def _read(folder: Path, name: str, reason: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise Refused(reason, f"{name} is missing in the model's folder; export it with the model")
+    return path.read_text()
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_str(_read(folder, "tokenizer.json", "NoTokenizer"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _own_template(folder: Path, config: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    return path.read_text() if path.is_file() else config.get("chat_template")
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    found = {name: config.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    return {
+        name: value["content"] if isinstance(value, dict) else value
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def _eos_ids(tokenizer: Tokenizer, variables: dict[str, str], generation: dict[str, Any]) -> list[int]:
+    ids = generation.get("eos_token_id", [])
+    named = tokenizer.token_to_id(variables["eos_token"]) if "eos_token" in variables else None
+    listed = ids if isinstance(ids, list) else [ids]
+    return sorted({*listed, *([] if named is None else [named])})

@@ -1,0 +1,61 @@
+"""The frame around every stage: run config in, outcome out, exit code from the outcome."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from anneal_api.base import Model, wire
+from anneal_api.outcome import EXIT_CODES, TERMINATION_LIMIT, Outcome
+from anneal_api.runs import ENV_RUN, ENV_TERMINATION_LOG, RUN_PATH
+
+from anneal_runtime.errors import Refused, TryAgain
+
+Run = TypeVar("Run", bound=Model)
+
+
+def run_stage(work: Callable[[Run], Model], run_type: type[Run]) -> int:
+    """Read the run config, do the work, leave the outcome in the termination log; return the exit code."""
+    outcome = _attempt(lambda: work(read_run(run_type)))
+    report(outcome)
+    return EXIT_CODES[outcome.verdict]
+
+
+def read_run(run_type: type[Run]) -> Run:
+    """Return the run config of this pod."""
+    return run_type.model_validate_json(Path(os.environ.get(ENV_RUN, RUN_PATH)).read_bytes())
+
+
+def report(outcome: Outcome) -> None:
+    """Write `outcome` where the kubelet reads it, and to the log."""
+    text = encode(outcome)
+    Path(os.environ.get(ENV_TERMINATION_LOG, "/dev/termination-log")).write_text(text)
+    print(text, file=sys.stderr, flush=True)
+
+
+def encode(outcome: Outcome) -> str:
+    """Return the outcome as JSON of at most 4 KiB; a long message is cut, a long result is an error."""
+    text = outcome.model_dump_json(by_alias=True, exclude_none=True)
+    if (excess := len(text.encode()) - TERMINATION_LIMIT) <= 0:
+        return text
+    # A character is up to six bytes of JSON, so a few more go than must.
+    short = outcome.message[: max(0, len(outcome.message) - excess - 8)]
+    cut = outcome.model_copy(update={"message": short.encode("ascii", "replace").decode()})
+    text = cut.model_dump_json(by_alias=True, exclude_none=True)
+    if len(text.encode()) > TERMINATION_LIMIT:
+        raise ValueError(f"the result of this stage is {len(text)} bytes; {TERMINATION_LIMIT} fit")
+    return text
+
+
+def _attempt(work: Callable[[], Model]) -> Outcome:
+    try:
+        return Outcome(verdict="Succeeded", reason="Done", result=wire(work()))
+    except Refused as error:
+        return Outcome(verdict="Refused", reason=error.reason, message=error.message[:2048])
+    except TryAgain as error:
+        return Outcome(verdict="Retry", reason=error.reason, message=error.message[:2048])
+    except Exception as error:  # the boundary: whatever it is, the operator must be told
+        traceback.print_exc()
+        return Outcome(verdict="Failed", reason=type(error).__name__, message=str(error)[:2048])

@@ -1,0 +1,75 @@
+"""Storage by URI, through fsspec: pvc://claim/path, file:///path, s3://bucket/path, hf://owner/model@revision."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from anneal_api.runs import ENV_VOLUMES, VOLUME_ROOT
+
+from anneal_runtime.errors import Refused
+
+_LOCAL = ("pvc", "file")
+
+
+def resolve(uri: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of `uri` and the path in it.
+
+    A claim named by pvc:// is a folder under $ANNEAL_VOLUMES, where the operator mounts it.
+
+    Raises:
+        Refused: a pvc:// path climbs out of its claim.
+    """
+    scheme, _, path = uri.partition("://")
+    if scheme == "pvc":
+        return fsspec.filesystem("file"), str(_claim_path(uri, path))
+    if scheme == "file":
+        return fsspec.filesystem("file"), path
+    return fsspec.filesystem(scheme), path
+
+
+def _claim_path(uri: str, path: str) -> Path:
+    root = Path(os.environ.get(ENV_VOLUMES, VOLUME_ROOT))
+    claim = path.split("/", 1)[0]
+    full = Path(os.path.normpath(root / path))
+    if claim in ("", ".", "..") or not full.is_relative_to(root / claim):
+        raise Refused("InvalidUri", f"{uri}: the path must stay inside the claim; use pvc://claim/folder")
+    return full
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path of this machine."""
+    return uri.partition("://")[0] in _LOCAL
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder at `uri`."""
+    filesystem, path = resolve(uri)
+    return bool(filesystem.exists(path))
+
+
+def local(uri: str, cache: Path) -> Path:
+    """Return a local path with the content of `uri`: the path itself, or a whole copy under `cache`.
+
+    Raises:
+        Refused: nothing is there.
+    """
+    filesystem, path = resolve(uri)
+    if not filesystem.exists(path):
+        raise Refused("NotFound", f"{uri} does not exist; check the path and the claim or bucket it names")
+    if is_local(uri):
+        return Path(path)
+    target = cache / path.strip("/").replace("@", "_")
+    if not target.exists():
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get(path, str(partial), recursive=bool(filesystem.isdir(path)))
+        partial.rename(target)
+    return target
+
+
+def join(uri: str, *parts: str) -> str:
+    """Return `uri` with `parts` appended as path segments."""
+    return "/".join([uri.rstrip("/"), *parts])
