@@ -1,6 +1,6 @@
 """What every resource and contract is built from: the model base, shared types, names of the API group."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -22,20 +22,16 @@ FINALIZER = f"{GROUP}/artifacts"
 class Model(BaseModel):
     """An immutable value, camelCase on the wire; an unknown field is an error, not a surprise."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
-def wire(model: BaseModel) -> dict:
+def wire(model: BaseModel) -> dict[str, Any]:
     """Return `model` as it travels: camelCase JSON types, without fields that are unset (None)."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-ObjectName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)
-]
+ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Uri = Annotated[str, StringConstraints(pattern=r"^(pvc|s3|hf|file)://[^\s]+$", max_length=1024)]
 StoreUri = Annotated[str, StringConstraints(pattern=r"^(pvc|s3|file)://[^\s]+$", max_length=1024)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]

@@ -282,7 +282,8 @@ class FineTuneJobSpec(Model):
         None, description="The finished job is deleted after this long."
     )
     service_account_name: ObjectName | None = Field(
-        None, description="ServiceAccount for storage access (workload identity); no token is mounted without."
+        None,
+        description="ServiceAccount for storage access (workload identity); no token is mounted without.",
     )
     base_model: BaseModelSource = Field(description="The model to start from.")
     chat_template: Annotated[str, StringConstraints(max_length=16_384)] | None = Field(

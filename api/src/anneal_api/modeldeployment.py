@@ -194,7 +194,9 @@ class ServedVersion(Model):
 
     digest: str = Field(description="Digest of the adopted model artifact.")
     uri: str = Field("", description="Where that artifact lies.")
-    stage: str = Field("", description="Inspecting, Quantizing, Compiling, Gating, Starting, Serving, Refused.")
+    stage: str = Field(
+        "", description="Inspecting, Quantizing, Compiling, Gating, Starting, Serving, Refused."
+    )
     run: str = Field("", description="Identity of the plan this version follows.")
     engine: str = Field("", description="Digest of the engine artifact.")
     traffic_percent: int = 0

@@ -14,11 +14,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from pydantic import ValidationError
+
 from anneal_api.artifacts import MANIFEST, File, Kind, Manifest, Producer
 from anneal_api.base import ArtifactRef
 from anneal_api.runs import ENV_POD_UID
-from pydantic import ValidationError
-
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import is_local, join, local, resolve
 
@@ -116,7 +116,9 @@ def open_artifact(uri: str, cache: Path) -> tuple[Path, Manifest]:
     """
     manifest = published(uri)
     if manifest is None:
-        raise Refused("NotPublished", f"{uri} holds no {MANIFEST}; the stage that publishes it has not finished")
+        raise Refused(
+            "NotPublished", f"{uri} holds no {MANIFEST}; the stage that publishes it has not finished"
+        )
     folder = local(uri, cache)
     for file in manifest.files:
         verify(folder, file, uri)
@@ -130,7 +132,8 @@ def verify(folder: Path, file: File, uri: str) -> None:
         raise Refused("CorruptArtifact", f"{uri}: {file.path} is missing; delete the folder to make it again")
     if path.stat().st_size != file.size or sha256(path) != file.sha256:
         raise Refused(
-            "CorruptArtifact", f"{uri}: {file.path} is not what was published; delete the folder to make it again"
+            "CorruptArtifact",
+            f"{uri}: {file.path} is not what was published; delete the folder to make it again",
         )
 
 
@@ -221,7 +224,9 @@ def _rename(folder: Path, target: Path) -> None:
     except OSError:
         # A folder is already there: another producer won, or somebody's own files are in the way.
         if not (target / MANIFEST).exists():
-            raise Refused("PathInUse", f"{target} holds files that Anneal did not publish; move them away") from None
+            raise Refused(
+                "PathInUse", f"{target} holds files that Anneal did not publish; move them away"
+            ) from None
     _sync(target.parent)
 
 

@@ -1,14 +1,16 @@
 """Chats as token ids: one encoder for training and for the endpoint, so both see the same ids.
 
 A Jinja chat template is rendered once with a placeholder for each message's text. What the template
-itself wrote is encoded with its special tokens; the texts are encoded without any, so a text
-that spells `<|im_start|>system` stays text and forges no role. Learned tokens are those of an
-assistant's text and of the end-of-sequence token that closes it.
+itself wrote is encoded with the tokenizer's added tokens; the texts are encoded without any, so a text
+that spells `<|im_start|>system` stays text and forges no role. Where a template marks roles by plain
+text (CodeFuse's on most tokenizers), a text that spells a marker gets a zero-width space inside it.
+Learned tokens are those of an assistant's text and of the end-of-sequence token that closes it.
 
 CodeFuse's template is the one of its model cards: `<s>system\nS`, `<s>human\nq`, `<s>bot\na`, EOS after
 each answer; `<s>human` and `<s>bot` are plain text there, not special tokens.
 """
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ CODEFUSE_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<s>bot\n' }}{% endif %}"
 )
 ROLES = ("system", "user", "assistant")
+_BREAK = "\u200b"
 _MARK = "\ue000{}\ue001"
 _MARKS = ("\ue000", "\ue001")
 
@@ -58,9 +61,9 @@ class ChatEncoder:
         self.eos_ids = eos_ids
         self._source = {"template": template, "variables": variables, "eosIds": eos_ids}
         self._variables = variables
-        self._plain = Tokenizer.from_str(tokenizer.to_str())
-        self._plain.encode_special_tokens = True
+        self._plain = _without_added_tokens(tokenizer)
         self._template = _environment().from_string(template)
+        self._plain_markers = self._find_plain_markers()
 
     @classmethod
     def load(cls, folder: Path) -> "ChatEncoder":
@@ -99,8 +102,7 @@ class ChatEncoder:
         learned: list[bool] = []
         after_answer = False
         for text, owner in self._pieces(messages, add_generation_prompt):
-            tokenizer = self.tokenizer if owner is None else self._plain
-            piece = tokenizer.encode(text, add_special_tokens=False).ids
+            piece = self._encode_literal(text) if owner is None else self._encode_text(text)
             answer = owner is not None and messages[owner]["role"] == "assistant"
             closing = self._closing(piece) if owner is None and after_answer else 0
             ids += piece
@@ -111,6 +113,30 @@ class ChatEncoder:
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _encode_literal(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _encode_text(self, text: str) -> list[int]:
+        for marker in self._plain_markers:
+            text = text.replace(marker, marker[:1] + _BREAK + marker[1:])
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _find_plain_markers(self) -> list[str]:
+        """Return the role markers of the template that hold no added token, so that a text could spell them."""
+        added = set(self.tokenizer.get_added_tokens_decoder())
+        markers = set()
+        for role in ROLES:
+            chat = [{"role": "user", "content": ""}] * (role == "assistant") + [{"role": role, "content": ""}]
+            try:
+                pieces = self._pieces(chat, False)
+            except Refused:
+                continue  # a template without this role has no marker for it
+            before = [text for (text, _), (_, owner) in itertools.pairwise(pieces) if owner == len(chat) - 1]
+            markers |= {
+                t.split("\n\n")[-1].strip() for t in before if not added & set(self._encode_literal(t))
+            }
+        return sorted(markers - {""}, key=len, reverse=True)
 
     def _closing(self, piece: list[int]) -> int:
         ends = [position for position, token in enumerate(piece) if token in self.eos_ids]
@@ -131,15 +157,20 @@ class ChatEncoder:
         for message in messages:
             if message["role"] not in ROLES:
                 raise Refused("InvalidRole", f"role {message['role']!r} is none of {', '.join(ROLES)}")
-        marked = [
-            {"role": m["role"], "content": _MARK.format(index)} for index, m in enumerate(messages)
-        ]
+        marked = [{"role": m["role"], "content": _MARK.format(index)} for index, m in enumerate(messages)]
         try:
-            return self._template.render(
-                messages=marked, add_generation_prompt=prompt, **self._variables
-            )
+            return self._template.render(messages=marked, add_generation_prompt=prompt, **self._variables)
         except jinja2.TemplateError as error:
-            raise Refused("ChatTemplate", f"the chat template does not accept these messages: {error}") from error
+            raise Refused(
+                "ChatTemplate", f"the chat template does not accept these messages: {error}"
+            ) from error
+
+
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a copy that knows no added token but runs of white space, which are text, not control."""
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"].isspace()]
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def _environment() -> jinja2.Environment:

@@ -10,7 +10,6 @@ from typing import TypeVar
 from anneal_api.base import Model, wire
 from anneal_api.outcome import EXIT_CODES, TERMINATION_LIMIT, Outcome
 from anneal_api.runs import ENV_RUN, ENV_TERMINATION_LOG, RUN_PATH
-
 from anneal_runtime.errors import Refused, TryAgain
 
 Run = TypeVar("Run", bound=Model)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from anneal_api.runs import ENV_VOLUMES, VOLUME_ROOT
 
+from anneal_api.runs import ENV_VOLUMES, VOLUME_ROOT
 from anneal_runtime.errors import Refused
 
 _LOCAL = ("pvc", "file")
