@@ -1,0 +1,85 @@
+"""One certificate authority, and a certificate and kubeconfig for everyone who talks to the API server."""
+
+import base64
+import json
+import os
+import pathlib
+
+from cluster import settings, shell
+
+DAYS = "3650"
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+SERVER_NAMES = (
+    "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,"
+    f"DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:{settings.ADDRESS},IP:10.96.0.1"
+)
+
+
+def authority() -> None:
+    """The authority, and the key pair that signs service account tokens."""
+    settings.PKI.mkdir(parents=True, exist_ok=True)
+    settings.PKI.chmod(0o700)
+    if (settings.PKI / "service-accounts.pub").exists():
+        return
+    key, certificate = settings.PKI / "ca.key", settings.PKI / "ca.crt"
+    shell.run("openssl", "req", "-x509", *NEW_KEY, "-days", DAYS, "-subj", "/CN=anneal-local", "-keyout", key, "-out", certificate)
+    private, public = settings.PKI / "service-accounts.key", settings.PKI / "service-accounts.pub"
+    shell.run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", private)
+    shell.run("openssl", "pkey", "-in", private, "-pubout", "-out", public)
+
+
+def issue(name: str, user: str, group: str | None = None, extensions: str = "extendedKeyUsage=clientAuth") -> None:
+    """A key and a certificate in which CN is the user and O the group."""
+    key, request, certificate = (settings.PKI / f"{name}.{suffix}" for suffix in ("key", "csr", "crt"))
+    if certificate.exists():
+        return
+    subject = (f"/O={group}" if group else "") + f"/CN={user}"
+    shell.run("openssl", "req", *NEW_KEY, "-subj", subject, "-keyout", key, "-out", request)
+    wanted = settings.PKI / f"{name}.ext"
+    wanted.write_text(extensions)
+    signer = ("-CA", settings.PKI / "ca.crt", "-CAkey", settings.PKI / "ca.key", "-CAcreateserial")
+    shell.run("openssl", "x509", "-req", "-in", request, *signer, "-days", DAYS, "-extfile", wanted, "-out", certificate)
+    request.unlink()
+    wanted.unlink()
+
+
+def server() -> None:
+    """The API server's own, and the one with which it calls kubelets."""
+    issue("apiserver", "kube-apiserver", extensions=f"subjectAltName={SERVER_NAMES}\nextendedKeyUsage=serverAuth")
+    issue("apiserver-kubelet", "kube-apiserver-kubelet-client", "system:masters")
+
+
+def kubeconfig(name: str, user: str, group: str | None = None, path: pathlib.Path | None = None) -> pathlib.Path:
+    """A kubeconfig with its certificate inside, written in JSON, which is YAML too."""
+    issue(name, user, group)
+    path = path or settings.PKI / f"{name}.kubeconfig"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": settings.CONTEXT,
+                "cluster": {"server": settings.API_SERVER, "certificate-authority-data": encoded("ca.crt")},
+            }
+        ],
+        "users": [
+            {
+                "name": name,
+                "user": {
+                    "client-certificate-data": encoded(f"{name}.crt"),
+                    "client-key-data": encoded(f"{name}.key"),
+                },
+            }
+        ],
+        "contexts": [{"name": settings.CONTEXT, "context": {"cluster": settings.CONTEXT, "user": name}}],
+        "current-context": settings.CONTEXT,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as output:
+        json.dump(content, output)
+    return path
+
+
+def encoded(name: str) -> str:
+    """A file of the PKI folder as kubeconfigs want it."""
+    return base64.b64encode((settings.PKI / name).read_bytes()).decode()

@@ -1,0 +1,106 @@
+"""etcd, API server, controller manager, scheduler: processes of this machine on the bridge's address."""
+
+import ssl
+import urllib.error
+import urllib.request
+
+from cluster import certificates, processes, settings, shell, tools
+
+ETCD = "http://127.0.0.1:23790"
+# A lost node is NotReady after this; the default of 50 s makes every test of a fault slow.
+NODE_GRACE = "16s"
+
+
+def start() -> None:
+    """Start what does not run, wait until the API server is ready."""
+    certificates.authority()
+    certificates.server()
+    certificates.kubeconfig("admin", "anneal-admin", "system:masters", settings.KUBECONFIG)
+    etcd()
+    api_server()
+    controller_manager()
+    scheduler()
+    shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
+
+
+def etcd() -> None:
+    """No fsync: the cluster is made anew rather than recovered."""
+    folder = settings.STATE / "etcd"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    peers = "http://127.0.0.1:23800"
+    processes.start(
+        "etcd",
+        tools.binary("etcd"),
+        f"--data-dir={folder}",
+        "--unsafe-no-fsync",
+        f"--listen-client-urls={ETCD}",
+        f"--advertise-client-urls={ETCD}",
+        f"--listen-peer-urls={peers}",
+        f"--initial-advertise-peer-urls={peers}",
+        f"--initial-cluster=default={peers}",
+        "--log-level=warn",
+    )
+
+
+def api_server() -> None:
+    """Node authorisation and Pod Security as in any real cluster."""
+    pki = settings.PKI
+    processes.start(
+        "kube-apiserver",
+        tools.binary("kube-apiserver"),
+        f"--advertise-address={settings.ADDRESS}",
+        f"--bind-address={settings.ADDRESS}",
+        "--secure-port=6443",
+        "--allow-privileged=true",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        f"--client-ca-file={pki / 'ca.crt'}",
+        f"--tls-cert-file={pki / 'apiserver.crt'}",
+        f"--tls-private-key-file={pki / 'apiserver.key'}",
+        f"--etcd-servers={ETCD}",
+        f"--kubelet-client-certificate={pki / 'apiserver-kubelet.crt'}",
+        f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={pki / 'service-accounts.pub'}",
+        f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
+        f"--service-cluster-ip-range={settings.SERVICE_NETWORK}",
+        "--event-ttl=3h",
+    )
+
+
+def controller_manager() -> None:
+    """With credentials of its own for each controller, so that missing roles show here and not in production."""
+    processes.start(
+        "kube-controller-manager",
+        tools.binary("kube-controller-manager"),
+        f"--kubeconfig={certificates.kubeconfig('controller-manager', 'system:kube-controller-manager')}",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        f"--service-account-private-key-file={settings.PKI / 'service-accounts.key'}",
+        f"--root-ca-file={settings.PKI / 'ca.crt'}",
+        f"--node-monitor-grace-period={NODE_GRACE}",
+        "--node-monitor-period=2s",
+    )
+
+
+def scheduler() -> None:
+    """One is enough: no election."""
+    processes.start(
+        "kube-scheduler",
+        tools.binary("kube-scheduler"),
+        f"--kubeconfig={certificates.kubeconfig('scheduler', 'system:kube-scheduler')}",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+    )
+
+
+def ready() -> bool:
+    """What the API server says of itself."""
+    try:
+        context = ssl.create_default_context(cafile=str(settings.PKI / "ca.crt"))
+        return bool(urllib.request.urlopen(f"{settings.API_SERVER}/readyz", context=context, timeout=2).status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,149 @@
+"""Builds and pushes the images with buildah.
+
+Every step is skipped when its result is there: the base by its package list, the dependency layer by its lock files,
+the image by its sources, the push by asking the registry.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+from images import catalogue
+
+CACHE = pathlib.Path(
+    os.environ.get("ANNEAL_CACHE")
+    or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "anneal"
+)
+
+
+def timed(what: str, action: Callable[[], None]) -> None:
+    """Say what starts and how long it took."""
+    started = time.monotonic()
+    print(f"{what} ...", flush=True)
+    action()
+    print(f"{what}: {time.monotonic() - started:.0f}s", flush=True)
+
+
+def run(*command: str | pathlib.Path) -> None:
+    """Run a command; its output is the user's to read."""
+    subprocess.run([str(part) for part in command], check=True, cwd=catalogue.ROOT)
+
+
+def exists(name: str) -> bool:
+    """Whether buildah's own storage has the image."""
+    command = ["buildah", "inspect", "--type", "image", name]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def pushed(reference: str) -> bool:
+    """Whether the local registry has the reference. Other registries are left to buildah, which knows credentials."""
+    registry, _, rest = reference.partition("/")
+    if not reference.startswith(catalogue.LOCAL_REGISTRY):
+        return False
+    repository, _, tag = rest.rpartition(":")
+    request = urllib.request.Request(f"http://{registry}/v2/{repository}/manifests/{tag}", method="HEAD")
+    request.add_header("Accept", "application/vnd.oci.image.manifest.v1+json")
+    try:
+        return bool(urllib.request.urlopen(request, timeout=5).status == 200)
+    except (urllib.error.URLError, TimeoutError):
+        return False
+
+
+def mounts() -> list[str]:
+    """What a build may read of this machine: the certificates it trusts, and uv's downloads. Never copied."""
+    downloads = pathlib.Path(os.environ.get("UV_CACHE_DIR") or CACHE.parent / "uv")
+    downloads.mkdir(parents=True, exist_ok=True)
+    return ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--volume", f"{downloads}:/mnt"]
+
+
+def bud(name: str, containerfile: pathlib.Path, context: pathlib.Path, *options: str) -> None:
+    """One buildah build. chroot isolation works where a nested runc would not."""
+    run(
+        *("buildah", "bud", "--quiet", "--isolation", "chroot", "--network", "host"),
+        *("--ignorefile", catalogue.ROOT / "images/containerignore"),
+        *options,
+        *("--file", containerfile, "--tag", name, context),
+    )
+
+
+def local_base() -> str:
+    """A Debian with Python, for machines that reach Debian's mirror but no image registry."""
+    key = catalogue.base_key(None)
+    name = f"localhost/anneal/base:{key}"
+    if not exists(name):
+        context = CACHE / f"base-{key}"
+        shutil.rmtree(context, ignore_errors=True)
+        timed("base: debootstrap", lambda: debootstrap(context / "rootfs"))
+        timed("base: image", lambda: bud(name, catalogue.ROOT / "images/base.Containerfile", context))
+        shutil.rmtree(context)
+    return name
+
+
+def debootstrap(rootfs: pathlib.Path) -> None:
+    """Minimal variant; documentation, downloaded packages and caches are dropped."""
+    rootfs.parent.mkdir(parents=True)
+    log = rootfs.parent / "debootstrap.log"
+    with log.open("w") as output:
+        packages = f"--include={','.join(catalogue.BASE_PACKAGES)}"
+        command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(rootfs)]
+        subprocess.run(command, check=True, stdout=output, stderr=subprocess.STDOUT)
+    for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+        shutil.rmtree(rootfs / folder, ignore_errors=True)
+
+
+def build_deps(image: catalogue.Image, base: str | None) -> str:
+    """The dependency layer; returns its name."""
+    name = f"localhost/anneal/{image.name}-deps:{catalogue.deps_key(image, base)}"
+    if not exists(name):
+        options = ["--target", "deps", "--build-arg", f"BASE={base or local_base()}", *mounts()]
+        timed(f"{image.name}: dependencies", lambda: bud(name, image.containerfile, catalogue.ROOT, *options))
+    return name
+
+
+def build(image: catalogue.Image, base: str | None) -> str:
+    """The whole image; returns its local name."""
+    name = f"localhost/anneal/{image.name}:{catalogue.tag(image, base)}"
+    if not exists(name):
+        deps = build_deps(image, base)
+        source = image.containerfile.read_text().split(catalogue.SPLIT)[1]
+        recipe = CACHE / f"{image.name}.Containerfile"
+        recipe.write_text(f"ARG DEPS\n{catalogue.SPLIT}{source}")
+        options = ["--build-arg", f"DEPS={deps}", "--build-arg", f"VERSION={version()}", "--pull-never"]
+        timed(f"{image.name}: code", lambda: bud(name, recipe, catalogue.ROOT, *options))
+    return name
+
+
+def version() -> str:
+    """The commit, marked when the tree differs from it."""
+    command = ["git", "-C", str(catalogue.ROOT), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "dev"
+
+
+def push(image: catalogue.Image, registry: str, base: str | None) -> str:
+    """Build if needed and push; returns the reference."""
+    reference = catalogue.reference(image, registry, base)
+    if not pushed(reference):
+        push_as(build(image, base), reference)
+    return reference
+
+
+def push_deps(image: catalogue.Image) -> str:
+    """Push the dependency layer to the local registry, whose nodes then hold what is heavy in advance."""
+    reference = catalogue.local_deps_reference(image)
+    if not pushed(reference):
+        push_as(build_deps(image, None), reference)
+    return reference
+
+
+def push_as(name: str, reference: str) -> None:
+    """Push a local image. Layers the registry has are not sent again; on one machine compression would only cost."""
+    local = reference.startswith(catalogue.LOCAL_REGISTRY)
+    options = ["--tls-verify=false", "--disable-compression"] if local else []
+    command = ["buildah", "push", "--quiet", *options, name, f"docker://{reference}"]
+    timed(f"pushing {reference}", lambda: run(*command))
