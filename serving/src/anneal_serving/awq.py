@@ -1,0 +1,120 @@
+"""Activation-aware rounding (AWQ, arXiv 2306.00978): scale what matters up before rounding, clip the rest.
+
+The error that counts is that of a layer's output over the calibration tokens X: |X dW'|^2 for a weight
+error dW. It equals sum(dW H * dW) with H = X'X, so H [in, in] stands for all tokens and nothing else of
+them is kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anneal_serving import rounding
+
+ALPHAS = tuple(i / 20 for i in range(21))
+SHRINKS = tuple(1 - i / 20 for i in range(11))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A layer's weight as stored: nibbles [out, in] int8, scales [out, groups], prequant [in]."""
+
+    nibbles: Tensor
+    scales: Tensor
+    prequant: Tensor
+    relative_error: float
+    """Squared error of the output over the output's square; of the weight, where there is no calibration."""
+
+
+class Observed:
+    """What a layer's input looked like: H = X'X and the mean magnitude of every channel."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.gram = torch.zeros(width, width, device=device)
+        self._magnitude = torch.zeros(width, device=device)
+        self._count = 0
+
+    def add(self, inputs: Tensor) -> None:
+        """Take in the inputs [tokens, in] of one row."""
+        self.gram.addmm_(inputs.T, inputs)
+        self._magnitude += inputs.abs().sum(0)
+        self._count += len(inputs)
+
+    @property
+    def magnitude(self) -> Tensor:
+        """Mean |x| of every channel [in]; never zero."""
+        return (self._magnitude / max(1, self._count)).clamp_min(1e-6)
+
+
+def round_to_nearest(weight: Tensor, group: int) -> Quantized:
+    """Quantise without looking at activations: the method `rtn`."""
+    scales = rounding.extreme_scales(weight, group)
+    error = (rounding.restored(weight, scales) - weight).square().sum() / weight.square().sum()
+    return _stored(weight, scales, torch.ones(weight.shape[1], device=weight.device), float(error))
+
+
+def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[Quantized]:
+    """Quantise layers that share an input: one search of their common input scale, then clipping of each.
+
+    Args:
+        weights: float32 [out, in] each.
+        seen: their common input over the calibration tokens.
+        group: inputs that share a scale.
+    """
+    together = torch.cat(weights)
+    prequant = min(_candidates(together, seen), key=lambda p: _error_at(together, p, seen, group))
+    return [_clipped(weight, prequant, seen, group) for weight in weights]
+
+
+def _candidates(weight: Tensor, seen: Observed) -> list[Tensor]:
+    """Return the input factors to try: 1 / (magnitude of the channel)^alpha, centred around 1."""
+    return [_prequant(seen.magnitude**alpha) for alpha in ALPHAS]
+
+
+def _prequant(importance: Tensor) -> Tensor:
+    centred = importance / (importance.max() * importance.min()).sqrt()
+    return (1 / centred).clamp(2**-10, 2**10).half().float()
+
+
+def _error_at(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> float:
+    scaled = weight / prequant
+    restored = rounding.restored(scaled, rounding.extreme_scales(scaled, group))
+    return _output_error(restored * prequant - weight, seen.gram)
+
+
+def _output_error(difference: Tensor, gram: Tensor) -> float:
+    return float((difference @ gram).mul_(difference).sum())
+
+
+def _clipped(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> Quantized:
+    scaled = weight / prequant
+    scales = _best_scales(scaled, seen.gram * prequant * prequant[:, None], group)
+    error = _output_error(rounding.restored(scaled, scales) * prequant - weight, seen.gram)
+    return _stored(scaled, scales, prequant, error / max(_output_error(weight, seen.gram), 1e-30))
+
+
+def _best_scales(scaled: Tensor, gram: Tensor, group: int) -> Tensor:
+    """Shrink each group's scale, of either sign, to what hurts that group's share of the output least."""
+    blocks = torch.stack([gram[i : i + group, i : i + group] for i in range(0, len(gram), group)])
+    widest = rounding.extreme_scales(scaled, group)
+    best, least = widest, _group_errors(scaled, widest, blocks)
+    for shrink in SHRINKS:
+        for sign in (1, -1):
+            scales = rounding.stored(widest * (sign * shrink))
+            errors = _group_errors(scaled, scales, blocks)
+            best = torch.where(errors < least, scales, best)
+            least = torch.minimum(errors, least)
+    return best
+
+
+def _group_errors(scaled: Tensor, scales: Tensor, blocks: Tensor) -> Tensor:
+    """Return each group's error [out, groups], with that group's block [group, group] of H."""
+    grouped = scaled.unflatten(1, (scales.shape[1], -1))
+    difference = (rounding.nibbles(scaled, scales) * scales[:, :, None] - grouped).transpose(0, 1)
+    return (difference @ blocks).mul_(difference).sum(2).T
+
+
+def _stored(scaled: Tensor, scales: Tensor, prequant: Tensor, relative_error: float) -> Quantized:
+    nibbles = rounding.nibbles(scaled, scales).flatten(1).to(torch.int8)
+    return Quantized(nibbles, scales, prequant, relative_error)

@@ -1,0 +1,172 @@
+"""The quantize stage: a merged model becomes one four-bit artifact in TensorRT-LLM checkpoint format.
+
+Layers are streamed: the rows' hidden states are carried through the full-precision model block by block,
+each block is quantised with what its layers saw, written and forgotten. So memory is bounded by the largest
+block, its Gram matrices and the rows' hidden states, whatever the size of the model.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from anneal_api.modeldeployment import Quantization
+from anneal_api.outcome import PublishResult
+from anneal_api.runs import DeploymentRun
+from anneal_runtime import artifacts, stage, storage
+from anneal_runtime.errors import Refused
+from anneal_serving import awq, hugging_face, int4, stages
+from anneal_serving.awq import Observed, Quantized
+from anneal_serving.blocks import Block, Weights
+from anneal_serving.checkpoint import CONFIG, EMBEDDING, FINAL_NORM, HEAD, WEIGHTS, Writer, config_of, tensor_specs
+from anneal_serving.decoder import Decoder, from_hugging_face
+
+CALIBRATION = "calibration.safetensors"
+COPIED = ("tokenizer.json", "chat.json", "reference.safetensors")
+ROW_TOKENS = 512
+"""A calibration row is cut here: ModelOpt's recipe, and attention stays a small part of the work."""
+TOTAL_TOKENS = 16_384
+"""Enough for stable Gram matrices (28 tokens a channel at 576), and a bound on time: see docs."""
+
+
+def main() -> int:
+    """Run the stage as a pod does."""
+    return stage.run_stage(run, DeploymentRun)
+
+
+def run(config: DeploymentRun) -> PublishResult:
+    """Quantise the adopted model and publish the checkpoint."""
+    source, _ = artifacts.open_artifact(config.model.uri, stages.CACHE)
+    recipe = config.spec.quantization
+    rows = calibration_rows(calibration_path(config, source), recipe.calibration.samples) if recipe.method == "awq" else []
+    with stages.publish(config, "quantize", {"model": config.model.digest}) as publication:
+        figures = quantize(source, publication.folder, recipe, rows)
+        for name in COPIED:
+            shutil.copyfile(source / name, publication.folder / name)
+        publication.metadata.update(
+            method=recipe.method,
+            groupSize=recipe.group_size,
+            calibrationRows=len(rows),
+            calibrationTokens=sum(len(r) for r in rows),
+            relativeError=figures.summary(),
+        )
+    return PublishResult(artifact=publication.published)
+
+
+def calibration_path(config: DeploymentRun, source: Path) -> Path:
+    """Return the file with the rows to look at."""
+    uri = config.spec.quantization.calibration.uri
+    folder = storage.local(uri, stages.CACHE) if uri else source
+    path = folder / CALIBRATION
+    if not path.is_file():
+        raise Refused(
+            "NoCalibration",
+            f"{uri or config.model.uri} has no {CALIBRATION}; set spec.quantization.calibration.uri to an "
+            "artifact that has one, or spec.quantization.method to rtn",
+        )
+    return path
+
+
+def calibration_rows(path: Path, samples: int) -> list[Tensor]:
+    """Return up to `samples` rows of token ids, spread evenly, cut to ROW_TOKENS, TOTAL_TOKENS in all."""
+    with safe_open(path, framework="pt") as file:
+        ids, offsets = file.get_tensor("input_ids").long(), file.get_tensor("offsets").tolist()
+    count = len(offsets) - 1
+    chosen = sorted({i * count // samples for i in range(samples)}) if count else []
+    rows = [ids[offsets[i] : offsets[i + 1]][:ROW_TOKENS] for i in chosen]
+    limit = max(1, TOTAL_TOKENS // max(1, len(rows)))
+    long_enough = [row[: max(limit, 16)] if sum(map(len, rows)) > TOTAL_TOKENS else row for row in rows]
+    return [row for row in long_enough if len(row)]
+
+
+@dataclass
+class Figures:
+    """Relative errors by layer name, one for each block."""
+
+    errors: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        """Note one layer's relative error."""
+        self.errors.setdefault(name, []).append(value)
+
+    def summary(self) -> dict[str, float]:
+        """Return the mean over blocks, by layer name."""
+        return {name: round(sum(values) / len(values), 6) for name, values in self.errors.items()}
+
+
+def quantize(source: Path, target: Path, recipe: Quantization, rows: list[Tensor]) -> Figures:
+    """Write the checkpoint of the model in `source` to `target`; return what rounding did to it."""
+    folder = hugging_face.read_local(source)
+    decoder = from_hugging_face(folder.config)
+    decoder.check_group(recipe.group_size)
+    weights = Weights(source, folder, _device())
+    figures = Figures()
+    (target / CONFIG).write_text(json.dumps(config_of(decoder, recipe.group_size), indent=2))
+    with Writer(target / WEIGHTS, tensor_specs(decoder, recipe.group_size)) as writer, torch.inference_mode():
+        embedding = _write_tables(weights, decoder, writer)
+        hidden = [embedding[row] for row in rows]
+        del embedding
+        for index in range(decoder.layers):
+            block = Block.load(weights, decoder, index)
+            seen = _observe(block, decoder, hidden)
+            _write_norms(writer, block, index)
+            for name, quantized in _quantize_block(block, seen, recipe):
+                _write_linear(writer, f"transformer.layers.{index}.{name}", quantized)
+                figures.add(name, quantized.relative_error)
+    return figures
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _write_tables(weights: Weights, decoder: Decoder, writer: Writer) -> Tensor:
+    embedding = weights.tensor("model.embed_tokens.weight")
+    writer.write(EMBEDDING, embedding.half().cpu().numpy())
+    head = embedding if decoder.tied else weights.tensor("lm_head.weight")
+    writer.write(HEAD, head.half().cpu().numpy())
+    writer.write(FINAL_NORM, weights.tensor("model.norm.weight").cpu().numpy())
+    return embedding
+
+
+def _observe(block: Block, decoder: Decoder, hidden: list[Tensor]) -> dict[str, Observed]:
+    """Carry `hidden` through the block in place; return what each layer saw, by its name."""
+    if not hidden:
+        return {}
+    widths = {name: width for name, (_, width) in decoder.linears().items() if name != "mlp.gate"}
+    seen = {name: Observed(width, hidden[0].device) for name, width in widths.items()}
+    for at, row in enumerate(hidden):
+        hidden[at] = block.forward(decoder, row, lambda name, inputs: seen[name].add(inputs))
+    return seen
+
+
+def _quantize_block(
+    block: Block, seen: dict[str, Observed], recipe: Quantization
+) -> Iterator[tuple[str, Quantized]]:
+    if recipe.method == "rtn":
+        for name, weight in block.linears.items():
+            yield name, awq.round_to_nearest(weight, recipe.group_size)
+        return
+    # mlp.fc and mlp.gate multiply the same input, so they take one factor for it.
+    for names in (["attention.qkv"], ["attention.dense"], ["mlp.fc", "mlp.gate"], ["mlp.proj"]):
+        weights = [block.linears[name] for name in names]
+        yield from zip(names, awq.activation_aware(weights, seen[names[0]], recipe.group_size), strict=True)
+
+
+def _write_norms(writer: Writer, block: Block, index: int) -> None:
+    prefix = f"transformer.layers.{index}."
+    writer.write(f"{prefix}input_layernorm.weight", block.input_norm.cpu().numpy())
+    writer.write(f"{prefix}post_layernorm.weight", block.post_norm.cpu().numpy())
+    if block.qkv_bias is not None:
+        writer.write(f"{prefix}attention.qkv.bias", block.qkv_bias.cpu().numpy())
+
+
+def _write_linear(writer: Writer, name: str, quantized: Quantized) -> None:
+    writer.write(f"{name}.weight", int4.pack(quantized.nibbles.cpu().numpy()))
+    writer.write(f"{name}.weights_scaling_factor", quantized.scales.cpu().numpy())
+    writer.write(f"{name}.prequant_scaling_factor", quantized.prequant.cpu().numpy())

@@ -1,0 +1,33 @@
+"""Rounding of weights to signed four-bit groups, in torch.
+
+A group's scale is signed, so that its weight of largest magnitude becomes -8: all sixteen levels are used,
+where amax/7 with a positive scale would leave one unused. Scales are kept in float16, as they are stored,
+so what is measured here is what is served.
+"""
+
+import torch
+from torch import Tensor
+
+
+def extreme_scales(weight: Tensor, group: int) -> Tensor:
+    """Return [out, in/group] scales that send each group's weight of largest magnitude to -8."""
+    grouped = weight.unflatten(1, (-1, group))
+    at = grouped.abs().argmax(2, keepdim=True)
+    return stored(grouped.gather(2, at).squeeze(2) / -8)
+
+
+def stored(scales: Tensor) -> Tensor:
+    """Return float32 `scales` as float16 keeps them; a scale that would vanish becomes 1 (all of q is 0)."""
+    half = scales.half().float()
+    return torch.where(half == 0, torch.ones_like(half), half)
+
+
+def nibbles(weight: Tensor, scales: Tensor) -> Tensor:
+    """Return the nearest multiples [out, groups, group] of `scales`, -8..7, as floats."""
+    grouped = weight.unflatten(1, (scales.shape[1], -1))
+    return (grouped / scales[:, :, None]).round_().clamp_(-8, 7)
+
+
+def restored(weight: Tensor, scales: Tensor) -> Tensor:
+    """Return `weight` [out, in] after rounding with `scales`."""
+    return (nibbles(weight, scales) * scales[:, :, None]).flatten(1)
