@@ -1,0 +1,40 @@
+"""Fields that are not built yet are refused by name; the table names only fields that exist."""
+
+import pytest
+
+from anneal_api import unsupported
+from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.modeldeployment import ModelDeploymentSpec
+
+JOB = {
+    "baseModel": {"uri": "pvc://store/base"},
+    "tasks": [{"name": "a", "data": {"uri": "pvc://store/a.jsonl"}}],
+    "output": {"uri": "pvc://store"},
+}
+DEPLOYMENT = {"model": {"uri": "pvc://store/team/model/k"}}
+
+
+def test_defaults_pass() -> None:
+    assert unsupported.refused(FineTuneJobSpec.model_validate(JOB)) == []
+    assert unsupported.refused(ModelDeploymentSpec.model_validate(DEPLOYMENT)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"queueName": "q"}, "spec.queueName: 'q' is not implemented yet; remove the field"),
+        ({"data": {"dedup": "near"}}, "spec.data.dedup: 'near' is not implemented yet; remove the field"),
+        (
+            {"optimization": {"taskBalance": "coba"}},
+            "spec.optimization.taskBalance: coba is not implemented yet; choose another value",
+        ),
+    ],
+)
+def test_a_field_that_is_not_built_is_named(change: dict[str, object], sentence: str) -> None:
+    assert unsupported.refused(FineTuneJobSpec.model_validate({**JOB, **change})) == [sentence]
+
+
+def test_one_task_of_several_is_enough() -> None:
+    fim = {"name": "b", "data": {"uri": "pvc://store/b"}, "fim": {"rate": 0.5}}
+    spec = FineTuneJobSpec.model_validate({**JOB, "tasks": [*JOB["tasks"], fim]})  # type: ignore[misc]
+    assert len(unsupported.refused(spec)) == 1
