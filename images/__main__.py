@@ -17,7 +17,7 @@ for image in catalogue.IMAGES:
     if options.action == "deps":
         print(build.push_deps(image))
     elif options.action == "build":
-        print(build.build(image, options.base))
+        print(f"localhost/anneal/{image.name}:{build.build(image, options.base)}")
     elif options.action == "push":
         print(build.push(image, options.registry, options.base))
     else:

@@ -4,10 +4,12 @@ Every step is skipped when its result is there: the base by its package list, th
 the image by its sources, the push by asking the registry.
 """
 
+import functools
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,16 +24,16 @@ CACHE = pathlib.Path(
 
 
 def timed(what: str, action: Callable[[], None]) -> None:
-    """Say what starts and how long it took."""
+    """Say what starts and how long it took, beside the standard output, which is for references."""
     started = time.monotonic()
-    print(f"{what} ...", flush=True)
+    print(f"{what} ...", file=sys.stderr, flush=True)
     action()
-    print(f"{what}: {time.monotonic() - started:.0f}s", flush=True)
+    print(f"{what}: {time.monotonic() - started:.0f}s", file=sys.stderr, flush=True)
 
 
 def run(*command: str | pathlib.Path) -> None:
-    """Run a command; its output is the user's to read."""
-    subprocess.run([str(part) for part in command], check=True, cwd=catalogue.ROOT)
+    """Run a command; what it says is progress."""
+    subprocess.run([str(part) for part in command], check=True, cwd=catalogue.ROOT, stdout=sys.stderr)
 
 
 def exists(name: str) -> bool:
@@ -106,16 +108,27 @@ def build_deps(image: catalogue.Image, base: str | None) -> str:
 
 
 def build(image: catalogue.Image, base: str | None) -> str:
-    """The whole image; returns its local name."""
-    name = f"localhost/anneal/{image.name}:{catalogue.tag(image, base)}"
-    if not exists(name):
-        deps = build_deps(image, base)
-        source = image.containerfile.read_text().split(catalogue.SPLIT)[1]
-        recipe = CACHE / f"{image.name}.Containerfile"
-        recipe.write_text(f"ARG DEPS\n{catalogue.SPLIT}{source}")
-        options = ["--build-arg", f"DEPS={deps}", "--build-arg", f"VERSION={version()}", "--pull-never"]
-        timed(f"{image.name}: code", lambda: bud(name, recipe, catalogue.ROOT, *options))
-    return name
+    """The whole image; returns its tag. Sources that changed meanwhile would make the tag a lie: build again."""
+    while True:
+        tag = catalogue.tag(image, base)
+        if exists(local_name(image, tag)):
+            return tag
+        timed(f"{image.name}: code", functools.partial(build_code, image, tag, build_deps(image, base)))
+        if catalogue.tag(image, base) != tag:
+            run("buildah", "rmi", local_name(image, tag))
+
+
+def local_name(image: catalogue.Image, tag: str) -> str:
+    """What buildah's own storage calls an image."""
+    return f"localhost/anneal/{image.name}:{tag}"
+
+
+def build_code(image: catalogue.Image, tag: str, deps: str) -> None:
+    """The thin layer on top of the dependencies, from the second stage of the Containerfile."""
+    recipe = CACHE / f"{image.name}.Containerfile"
+    recipe.write_text(f"ARG DEPS\n{catalogue.SPLIT}{image.containerfile.read_text().split(catalogue.SPLIT)[1]}")
+    options = ["--build-arg", f"DEPS={deps}", "--build-arg", f"VERSION={version()}", "--pull-never"]
+    bud(local_name(image, tag), recipe, catalogue.ROOT, *options)
 
 
 def version() -> str:
@@ -129,7 +142,9 @@ def push(image: catalogue.Image, registry: str, base: str | None) -> str:
     """Build if needed and push; returns the reference."""
     reference = catalogue.reference(image, registry, base)
     if not pushed(reference):
-        push_as(build(image, base), reference)
+        tag = build(image, base)
+        reference = f"{registry}/{image.name}:{tag}"
+        push_as(local_name(image, tag), reference)
     return reference
 
 
@@ -142,8 +157,8 @@ def push_deps(image: catalogue.Image) -> str:
 
 
 def push_as(name: str, reference: str) -> None:
-    """Push a local image. Layers the registry has are not sent again; on one machine compression would only cost."""
+    """Push a local image. Layers the registry has are not sent again."""
     local = reference.startswith(catalogue.LOCAL_REGISTRY)
-    options = ["--tls-verify=false", "--disable-compression"] if local else []
+    options = ["--tls-verify=false"] if local else []
     command = ["buildah", "push", "--quiet", *options, name, f"docker://{reference}"]
     timed(f"pushing {reference}", lambda: run(*command))
