@@ -6,7 +6,20 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-from cluster import cleanup, control_plane, dns, network, nodes, preload, processes, registry, settings, shell, storage, tools
+from cluster import (
+    cleanup,
+    control_plane,
+    dns,
+    network,
+    nodes,
+    preload,
+    processes,
+    registry,
+    settings,
+    shell,
+    storage,
+    tools,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +54,11 @@ def up(training_nodes: int | None) -> None:
     if not (healthy() and control_plane.ready()):
         with shell.step("clearing what an earlier run left"):
             cleanup.everything()
-    count = training_nodes or sum(node.pool == "training" for node in nodes.known()) or settings.DEFAULT_TRAINING_NODES
+    count = (
+        training_nodes
+        or sum(node.pool == "training" for node in nodes.known())
+        or settings.DEFAULT_TRAINING_NODES
+    )
     with shell.step("registry and control plane"):
         registry.start()
         control_plane.start()
@@ -114,7 +131,12 @@ def act(options: argparse.Namespace) -> None:
     elif options.verb == "load-images":
         preload.load(nodes.running())
     else:
-        verbs = {"node-stop": nodes.stop, "node-start": nodes.start, "partition": network.partition, "heal": network.heal}
+        verbs = {
+            "node-stop": nodes.stop,
+            "node-start": nodes.start,
+            "partition": network.partition,
+            "heal": network.heal,
+        }
         verbs[options.verb](options.node)
 
 

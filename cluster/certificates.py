@@ -22,13 +22,30 @@ def authority() -> None:
     if (settings.PKI / "service-accounts.pub").exists():
         return
     key, certificate = settings.PKI / "ca.key", settings.PKI / "ca.crt"
-    shell.run("openssl", "req", "-x509", *NEW_KEY, "-days", DAYS, "-subj", "/CN=anneal-local", "-keyout", key, "-out", certificate)
+    shell.run(
+        "openssl",
+        "req",
+        "-x509",
+        *NEW_KEY,
+        "-days",
+        DAYS,
+        "-subj",
+        "/CN=anneal-local",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+    )
     private, public = settings.PKI / "service-accounts.key", settings.PKI / "service-accounts.pub"
-    shell.run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", private)
+    shell.run(
+        "openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", private
+    )
     shell.run("openssl", "pkey", "-in", private, "-pubout", "-out", public)
 
 
-def issue(name: str, user: str, group: str | None = None, extensions: str = "extendedKeyUsage=clientAuth") -> None:
+def issue(
+    name: str, user: str, group: str | None = None, extensions: str = "extendedKeyUsage=clientAuth"
+) -> None:
     """A key and a certificate in which CN is the user and O the group."""
     key, request, certificate = (settings.PKI / f"{name}.{suffix}" for suffix in ("key", "csr", "crt"))
     if certificate.exists():
@@ -38,18 +55,37 @@ def issue(name: str, user: str, group: str | None = None, extensions: str = "ext
     wanted = settings.PKI / f"{name}.ext"
     wanted.write_text(extensions)
     signer = ("-CA", settings.PKI / "ca.crt", "-CAkey", settings.PKI / "ca.key", "-CAcreateserial")
-    shell.run("openssl", "x509", "-req", "-in", request, *signer, "-days", DAYS, "-extfile", wanted, "-out", certificate)
+    shell.run(
+        "openssl",
+        "x509",
+        "-req",
+        "-in",
+        request,
+        *signer,
+        "-days",
+        DAYS,
+        "-extfile",
+        wanted,
+        "-out",
+        certificate,
+    )
     request.unlink()
     wanted.unlink()
 
 
 def server() -> None:
     """The API server's own, and the one with which it calls kubelets."""
-    issue("apiserver", "kube-apiserver", extensions=f"subjectAltName={SERVER_NAMES}\nextendedKeyUsage=serverAuth")
+    issue(
+        "apiserver",
+        "kube-apiserver",
+        extensions=f"subjectAltName={SERVER_NAMES}\nextendedKeyUsage=serverAuth",
+    )
     issue("apiserver-kubelet", "kube-apiserver-kubelet-client", "system:masters")
 
 
-def kubeconfig(name: str, user: str, group: str | None = None, path: pathlib.Path | None = None) -> pathlib.Path:
+def kubeconfig(
+    name: str, user: str, group: str | None = None, path: pathlib.Path | None = None
+) -> pathlib.Path:
     """A kubeconfig with its certificate inside, written in JSON, which is YAML too."""
     issue(name, user, group)
     path = path or settings.PKI / f"{name}.kubeconfig"

@@ -11,8 +11,17 @@ from cluster import network, nodes, processes, settings, shell
 SHIM_SOCKETS = pathlib.Path("/run/containerd/s")
 CONTAINER_LOGS = pathlib.Path("/var/log/containers")
 CNI_RESULTS = pathlib.Path("/var/lib/cni/results")
-EMPTY_AFTERWARDS = ("/run/containerd/s", "/run/containerd/runc/k8s.io", "/run/containerd/runc", "/run/containerd")
-EMPTY_AFTERWARDS += ("/var/log/containers", "/var/lib/cni/results", "/var/lib/cni", "/var/lib/kubelet/device-plugins", "/var/lib/kubelet")
+EMPTY_AFTERWARDS = (
+    "/run/containerd/s",
+    "/run/containerd/runc/k8s.io",
+    "/run/containerd/runc",
+    "/run/containerd",
+    "/var/log/containers",
+    "/var/lib/cni/results",
+    "/var/lib/cni",
+    "/var/lib/kubelet/device-plugins",
+    "/var/lib/kubelet",
+)
 
 
 def everything() -> None:
@@ -61,7 +70,9 @@ def groups() -> None:
     """The nodes' cgroups, leaves first: the kernel wants them empty."""
     for controller in nodes.CGROUPS.iterdir():
         for group in controller.glob("anneal-*"):
-            for folder in sorted([group, *(p for p in group.rglob("*") if p.is_dir())], key=lambda p: -len(p.parts)):
+            for folder in sorted(
+                [group, *(p for p in group.rglob("*") if p.is_dir())], key=lambda p: -len(p.parts)
+            ):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 

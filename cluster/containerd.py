@@ -38,7 +38,9 @@ server = "http://{registry}"
 """
 
 
-def start(name: str, root: pathlib.Path, run: pathlib.Path, cni: pathlib.Path, namespace: str | None = None) -> None:
+def start(
+    name: str, root: pathlib.Path, run: pathlib.Path, cni: pathlib.Path, namespace: str | None = None
+) -> None:
     """Start a containerd and wait for its socket."""
     if processes.alive(name):
         return
@@ -52,12 +54,16 @@ def start(name: str, root: pathlib.Path, run: pathlib.Path, cni: pathlib.Path, n
     values = {"root": root, "state": run / "containerd", "socket": socket, "cni": cni, "hosts": hosts}
     configuration.write_text(CONFIGURATION.format(pause=settings.PAUSE, **values))
     processes.start(name, "containerd", "--config", configuration, namespace=namespace)
-    shell.wait(name, lambda: processes.require(name) and shell.succeeds("ctr", "--address", socket, "version"))
+    shell.wait(
+        name, lambda: processes.require(name) and shell.succeeds("ctr", "--address", socket, "version")
+    )
 
 
 def images(socket: pathlib.Path) -> set[str]:
     """The references a containerd has, without those by digest."""
-    listed = shell.run("ctr", "--address", socket, "--namespace", "k8s.io", "images", "list", "--quiet").split()
+    listed = shell.run(
+        "ctr", "--address", socket, "--namespace", "k8s.io", "images", "list", "--quiet"
+    ).split()
     return {name for name in listed if "@" not in name and not name.startswith("sha256:")}
 
 
@@ -66,7 +72,17 @@ def pull(socket: pathlib.Path, references: Sequence[str]) -> list[str]:
     missing = [reference for reference in references if reference not in images(socket)]
     for reference in missing:
         label = ("--label", "io.cri-containerd.image=managed")
-        command = ("ctr", "--address", socket, "--namespace", "k8s.io", "images", "pull", "--plain-http", *label)
+        command = (
+            "ctr",
+            "--address",
+            socket,
+            "--namespace",
+            "k8s.io",
+            "images",
+            "pull",
+            "--plain-http",
+            *label,
+        )
         shell.run(*command, reference)
     return missing
 

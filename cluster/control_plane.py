@@ -101,6 +101,8 @@ def ready() -> bool:
     """What the API server says of itself."""
     try:
         context = ssl.create_default_context(cafile=str(settings.PKI / "ca.crt"))
-        return bool(urllib.request.urlopen(f"{settings.API_SERVER}/readyz", context=context, timeout=2).status == 200)
+        return bool(
+            urllib.request.urlopen(f"{settings.API_SERVER}/readyz", context=context, timeout=2).status == 200
+        )
     except (urllib.error.URLError, OSError):
         return False

@@ -24,7 +24,11 @@ ROLE = {
     "kind": "ClusterRole",
     "metadata": {"name": "anneal-local-dns"},
     "rules": [
-        {"apiGroups": [""], "resources": ["services", "namespaces", "pods", "nodes"], "verbs": ["get", "list", "watch"]},
+        {
+            "apiGroups": [""],
+            "resources": ["services", "namespaces", "pods", "nodes"],
+            "verbs": ["get", "list", "watch"],
+        },
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     ],
 }

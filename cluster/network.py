@@ -15,8 +15,30 @@ COMMENT = ("-m", "comment", "--comment", "anneal-cluster")
 RULES = (
     ("filter", "FORWARD", "-i", settings.BRIDGE, *COMMENT, "-j", "ACCEPT"),
     ("filter", "FORWARD", "-o", settings.BRIDGE, *COMMENT, "-j", "ACCEPT"),
-    ("nat", "POSTROUTING", "-s", settings.POD_NETWORK, "!", "-o", settings.BRIDGE, *COMMENT, "-j", "MASQUERADE"),
-    ("nat", "POSTROUTING", "-s", settings.NODE_NETWORK, "!", "-o", settings.BRIDGE, *COMMENT, "-j", "MASQUERADE"),
+    (
+        "nat",
+        "POSTROUTING",
+        "-s",
+        settings.POD_NETWORK,
+        "!",
+        "-o",
+        settings.BRIDGE,
+        *COMMENT,
+        "-j",
+        "MASQUERADE",
+    ),
+    (
+        "nat",
+        "POSTROUTING",
+        "-s",
+        settings.NODE_NETWORK,
+        "!",
+        "-o",
+        settings.BRIDGE,
+        *COMMENT,
+        "-j",
+        "MASQUERADE",
+    ),
 )
 
 
@@ -40,7 +62,9 @@ def connect(node: settings.Node) -> None:
     inside = ("ip", "-n", node.namespace)
     if not pathlib.Path(f"/run/netns/{node.namespace}").exists():
         shell.run("ip", "netns", "add", node.namespace)
-        shell.run("ip", "link", "add", node.link, "type", "veth", "peer", "name", "eth0", "netns", node.namespace)
+        shell.run(
+            "ip", "link", "add", node.link, "type", "veth", "peer", "name", "eth0", "netns", node.namespace
+        )
         shell.run("ip", "link", "set", node.link, "master", settings.BRIDGE)
         shell.run(*inside, "address", "add", f"{node.address}/24", "dev", "eth0")
         shell.run(*inside, "link", "set", "lo", "up")

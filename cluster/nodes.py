@@ -27,7 +27,9 @@ def start(node: settings.Node) -> None:
     if not processes.alive(f"{node.name}-kubelet"):
         mark = time.time()
         kubelet(node)
-        shell.wait(f"{node.name} Ready", lambda: processes.require(f"{node.name}-kubelet") and ready(node, mark))
+        shell.wait(
+            f"{node.name} Ready", lambda: processes.require(f"{node.name}-kubelet") and ready(node, mark)
+        )
         give_accelerators(node)
 
 
@@ -89,7 +91,9 @@ def shims(node: settings.Node) -> list[int]:
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and str(node.socket).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+            if entry.name.isdigit() and str(node.socket).encode() in (entry / "cmdline").read_bytes().split(
+                b"\0"
+            ):
                 found.append(int(entry.name))
     return [pid for pid in found if pid != os.getpid()]
 
@@ -97,9 +101,18 @@ def shims(node: settings.Node) -> list[int]:
 def pod_network(node: settings.Node) -> dict[str, object]:
     """Routed pairs rather than a bridge: traffic between two pods of one node then passes kube-proxy's rules too."""
     ranges = [[{"subnet": node.pod_network}]]
-    ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(node.state / "ipam"), "routes": [{"dst": "0.0.0.0/0"}]}
+    ipam = {
+        "type": "host-local",
+        "ranges": ranges,
+        "dataDir": str(node.state / "ipam"),
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
     plugin = {"type": "ptp", "ipMasq": False, "ipam": ipam}
-    return {"cniVersion": "0.4.0", "name": node.namespace, "plugins": [plugin, {"type": "portmap", "capabilities": {"portMappings": True}}]}
+    return {
+        "cniVersion": "0.4.0",
+        "name": node.namespace,
+        "plugins": [plugin, {"type": "portmap", "capabilities": {"portMappings": True}}],
+    }
 
 
 def kube_proxy(node: settings.Node) -> None:

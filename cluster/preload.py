@@ -8,10 +8,13 @@ import pathlib
 import shutil
 import tempfile
 
-from cluster import containerd, processes, registry, settings, shell
 from images import build, catalogue
 
-PAUSE_SOURCE = "#include <unistd.h>\n#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n" """
+from cluster import containerd, processes, registry, settings, shell
+
+PAUSE_SOURCE = (
+    "#include <unistd.h>\n#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n"
+    """
 static void end(int number) { exit(0); }
 static void reap(int number) { while (waitpid(-1, NULL, WNOHANG) > 0); }
 int main(void) {
@@ -21,6 +24,7 @@ int main(void) {
     for (;;) pause();
 }
 """
+)
 PAUSE_RECIPE = 'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n'
 
 
@@ -63,7 +67,9 @@ def seed() -> None:
     if stamp.exists() and stamp.read_text().split() == references:
         return
     run = settings.RUN / "seed"
-    with shell.step(f"unpacking images for the nodes: {', '.join(name.rpartition('/')[2] for name in references)}"):
+    with shell.step(
+        f"unpacking images for the nodes: {', '.join(name.rpartition('/')[2] for name in references)}"
+    ):
         stamp.unlink(missing_ok=True)
         containerd.start("seed", settings.SEED, run, run / "cni")
         containerd.pull(run / "containerd.sock", references)

@@ -21,7 +21,11 @@ TEARDOWN = '#!/bin/sh\nset -eu\nrm -rf "$VOL_DIR"\n'
 def helper_pod(image: str) -> dict[str, object]:
     """Runs on the serving pool: tests of faults take training nodes away."""
     container = {"name": "helper", "image": image, "securityContext": {"runAsUser": 0}}
-    spec = {"nodeSelector": {"anneal.dev/pool": "serving"}, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    spec = {
+        "nodeSelector": {"anneal.dev/pool": "serving"},
+        "terminationGracePeriodSeconds": 0,
+        "containers": [container],
+    }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "helper-pod"}, "spec": spec}
 
 
@@ -38,7 +42,12 @@ def objects(image: str) -> list[dict[str, object]]:
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": NAMESPACE}},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**named, "name": "local-path-config"}, "data": data},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**named, "name": "local-path-config"},
+            "data": data,
+        },
         {
             "apiVersion": "storage.k8s.io/v1",
             "kind": "StorageClass",
@@ -55,13 +64,22 @@ def start(image: str) -> None:
     if processes.alive("local-path-provisioner"):
         return
     settings.VOLUMES.mkdir(parents=True, exist_ok=True)
-    tools.kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects(image)}))
+    tools.kubectl(
+        "apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects(image)})
+    )
     processes.start(
         "local-path-provisioner",
         *(tools.binary("local-path-provisioner"), "start"),
         *("--kubeconfig", certificates.kubeconfig("local-path", "anneal-local-path", "system:masters")),
         *("--config", configuration(), "--provisioner-name", PROVISIONER, "--namespace", NAMESPACE),
-        *("--configmap-name", "local-path-config", "--service-account-name", ACCOUNT, "--helper-image", image),
+        *(
+            "--configmap-name",
+            "local-path-config",
+            "--service-account-name",
+            ACCOUNT,
+            "--helper-image",
+            image,
+        ),
         *("--helper-pod-file", helper_file(image)),
     )
 

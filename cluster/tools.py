@@ -54,9 +54,23 @@ def build(module: str) -> None:
     if not shutil.which("go"):
         raise SystemExit("the local cluster's tools are built with Go 1.24 or later: please install it")
     target, partial = folder(module), folder(module).with_suffix(f".{os.getpid()}")
-    env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=readonly", "GOBIN": str(partial)}
+    env = {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-buildvcs=false -mod=readonly",
+        "GOBIN": str(partial),
+    }
     with shell.step(f"building {module} (the first time this takes minutes)"):
-        command = ("go", "-C", MODULES / module, "install", "-trimpath", "-ldflags", linker_flags(module), "tool")
+        command = (
+            "go",
+            "-C",
+            MODULES / module,
+            "install",
+            "-trimpath",
+            "-ldflags",
+            linker_flags(module),
+            "tool",
+        )
         shell.run(*command, env=env)
     if (partial / "server").exists():
         (partial / "server").rename(partial / "etcd")

@@ -94,7 +94,13 @@ def debootstrap(rootfs: pathlib.Path) -> None:
         packages = f"--include={','.join(catalogue.BASE_PACKAGES)}"
         command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(rootfs)]
         subprocess.run(command, check=True, stdout=output, stderr=subprocess.STDOUT)
-    for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+    for folder in (
+        "var/cache/apt",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+    ):
         shutil.rmtree(rootfs / folder, ignore_errors=True)
 
 
@@ -126,7 +132,9 @@ def local_name(image: catalogue.Image, tag: str) -> str:
 def build_code(image: catalogue.Image, tag: str, deps: str) -> None:
     """The thin layer on top of the dependencies, from the second stage of the Containerfile."""
     recipe = CACHE / f"{image.name}.Containerfile"
-    recipe.write_text(f"ARG DEPS\n{catalogue.SPLIT}{image.containerfile.read_text().split(catalogue.SPLIT)[1]}")
+    recipe.write_text(
+        f"ARG DEPS\n{catalogue.SPLIT}{image.containerfile.read_text().split(catalogue.SPLIT)[1]}"
+    )
     options = ["--build-arg", f"DEPS={deps}", "--build-arg", f"VERSION={version()}", "--pull-never"]
     bud(local_name(image, tag), recipe, catalogue.ROOT, *options)
 
