@@ -1,0 +1,1 @@
+"""Triton: the model repository of either runtime, the CPU runtime's model, and the server's start."""

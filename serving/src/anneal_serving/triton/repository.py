@@ -1,0 +1,268 @@
+"""The model repository Triton is started with: preprocessing, tensorrt_llm, postprocessing, and their ensemble.
+
+The two runtimes differ in one model's backend. Formats: Triton's model_config.proto; names and parameters
+of `inflight_batcher_llm` in TensorRT-LLM 1.2.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anneal_api.modeldeployment import Engine
+from anneal_serving.triton import tensors
+from anneal_serving.triton.pbtxt import Symbol, parameters, render
+from anneal_serving.triton.tensors import Tensor
+
+KV_FRACTION = 0.9
+"""Of the memory that is free once the weights are loaded."""
+QUEUE_FACTOR = 16
+"""Requests that may wait for one slot; the gateway sheds load long before."""
+LOADED = (tensors.MODEL, tensors.PREPROCESSING, tensors.POSTPROCESSING, tensors.ENSEMBLE)
+
+_STUB = """\
+import locale
+import sys
+
+# The stub leaves the C locale in place, in which Python reads text as ASCII.
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+sys.path[:0] = {paths}
+from {module} import {name} as TritonPythonModel  # noqa: E402, F401
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the repository is written for.
+
+    Attributes:
+        engine: limits and runtime.
+        folder: the opened engine artifact: engine, tokenizer.json and chat.json.
+        stop_ids: ids that end an answer.
+        paths: where the stub's Python finds packages; it ignores PYTHONPATH.
+        threads: CPU threads of the engine, 0 for all.
+    """
+
+    engine: Engine
+    folder: Path
+    stop_ids: list[int]
+    paths: list[str]
+    threads: int = 0
+
+
+def write(plan: Plan, root: Path) -> None:
+    """Write the four models into `root`."""
+    openvino = plan.engine.runtime == "openvino"
+    engine = openvino_model(plan) if openvino else tensorrt_llm_model(plan)
+    _model(root, engine, _stub(plan, "backend", "TritonPythonModel") if openvino else None)
+    _warm_up(root / tensors.MODEL / "warmup", plan)
+    _model(root, preprocessing(plan), _stub(plan, "text", "Preprocessing"))
+    _model(root, postprocessing(plan), _stub(plan, "text", "Postprocessing"))
+    _model(root, ensemble(plan), None)
+
+
+def _model(root: Path, config: dict[str, Any], code: str | None) -> None:
+    version = root / config["name"] / "1"
+    version.mkdir(parents=True, exist_ok=True)
+    (version.parent / "config.pbtxt").write_text(render(config))
+    if code is not None:
+        (version / "model.py").write_text(code)
+
+
+def _stub(plan: Plan, module: str, name: str) -> str:
+    return _STUB.format(paths=json.dumps(plan.paths), module=f"anneal_serving.triton.{module}", name=name)
+
+
+def openvino_model(plan: Plan) -> dict[str, Any]:
+    """Return the config of `tensorrt_llm` on a CPU: one request a call, batched by its own scheduler."""
+    values = {
+        "engine_dir": str(plan.folder),
+        "max_batch_size": str(plan.engine.max_batch_size),
+        "max_sequence_length": str(plan.engine.max_sequence_length),
+        "stop_ids": json.dumps(plan.stop_ids),
+        "threads": str(plan.threads),
+    }
+    return _engine_model(plan, "python", 1) | {"parameters": parameters(values)}
+
+
+def tensorrt_llm_model(plan: Plan) -> dict[str, Any]:
+    """Return the config of `tensorrt_llm` on the tensorrtllm backend, with in-flight batching."""
+    slots = plan.engine.max_batch_size
+    batching = {
+        "preferred_batch_size": slots,
+        "max_queue_delay_microseconds": 0,
+        "default_queue_policy": {"max_queue_size": slots * QUEUE_FACTOR},
+    }
+    values = {
+        "max_beam_width": "1",
+        "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
+        "gpt_model_type": "inflight_fused_batching",
+        "gpt_model_path": str(plan.folder),
+        "batch_scheduler_policy": "guaranteed_no_evict",
+        "kv_cache_free_gpu_mem_fraction": str(KV_FRACTION),
+        "enable_kv_cache_reuse": "true",
+        "enable_chunked_context": "true",
+        "exclude_input_in_output": "true",
+        "cancellation_check_period_ms": "100",
+        "stats_check_period_ms": "100",
+        "normalize_log_probs": "true",
+        "executor_worker_path": "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker",
+        "tokenizer_dir": str(plan.folder),
+    }
+    config = _engine_model(plan, "tensorrtllm", slots)
+    return config | {"dynamic_batching": batching, "parameters": parameters(values)}
+
+
+def _engine_model(plan: Plan, backend: str, batch: int) -> dict[str, Any]:
+    ragged = backend == "tensorrtllm"
+    return {
+        "name": tensors.MODEL,
+        "backend": backend,
+        "max_batch_size": batch,
+        "model_transaction_policy": {"decoupled": True},
+        "input": [_input(tensor, ragged) for tensor in tensors.INPUTS],
+        "output": [_tensor(tensor) for tensor in tensors.OUTPUTS],
+        "instance_group": {"count": 1, "kind": Symbol("KIND_CPU")},
+        "model_warmup": _warm_up_sample(),
+    }
+
+
+def preprocessing(plan: Plan) -> dict[str, Any]:
+    """Return the config of text to ids."""
+    inputs = [Tensor("QUERY", "STRING"), Tensor("REQUEST_OUTPUT_LEN", "INT32")]
+    outputs = [
+        Tensor("INPUT_ID", "INT32", (-1,)),
+        Tensor("REQUEST_INPUT_LEN", "INT32"),
+        Tensor("REQUEST_OUTPUT_LEN", "INT32"),
+        Tensor("STOP_WORDS_IDS", "INT32", (2, -1)),
+        Tensor("OUT_END_ID", "INT32"),
+        Tensor("OUT_PAD_ID", "INT32"),
+    ]
+    return _text_model(plan, tensors.PREPROCESSING, inputs, outputs)
+
+
+def postprocessing(plan: Plan) -> dict[str, Any]:
+    """Return the config of ids to text."""
+    inputs = [Tensor("TOKENS_BATCH", "INT32", (-1, -1)), Tensor("SEQUENCE_LENGTH", "INT32", (-1,))]
+    return _text_model(plan, tensors.POSTPROCESSING, inputs, [Tensor("OUTPUT", "STRING", (-1,))])
+
+
+def _text_model(plan: Plan, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "backend": "python",
+        "max_batch_size": _batch(plan),
+        "input": [_tensor(tensor) for tensor in inputs],
+        "output": [_tensor(tensor) for tensor in outputs],
+        "instance_group": {"count": 1, "kind": Symbol("KIND_CPU")},
+        "parameters": parameters({"tokenizer_dir": str(plan.folder)}),
+    }
+
+
+_ENSEMBLE_INPUTS = {
+    "text_input": Tensor("text_input", "STRING", required=True),
+    "max_tokens": Tensor("max_tokens", "INT32", required=True),
+    "temperature": Tensor("temperature", "FP32"),
+    "top_k": Tensor("top_k", "INT32"),
+    "top_p": Tensor("top_p", "FP32"),
+    "seed": Tensor("seed", "UINT64"),
+    "stream": Tensor("stream", "BOOL"),
+}
+
+
+def ensemble(plan: Plan) -> dict[str, Any]:
+    """Return the config of the three models in a row: text in, text out."""
+    ids = {
+        "input_ids": "_INPUT_ID",
+        "input_lengths": "_REQUEST_INPUT_LEN",
+        "request_output_len": "_REQUEST_OUTPUT_LEN",
+        "stop_words_list": "_STOP_WORDS_IDS",
+        "end_id": "_END_ID",
+        "pad_id": "_PAD_ID",
+        "temperature": "temperature",
+        "runtime_top_k": "top_k",
+        "runtime_top_p": "top_p",
+        "seed": "seed",
+        "streaming": "stream",
+    }
+    encoded = {
+        "INPUT_ID": "_INPUT_ID",
+        "REQUEST_INPUT_LEN": "_REQUEST_INPUT_LEN",
+        "REQUEST_OUTPUT_LEN": "_REQUEST_OUTPUT_LEN",
+        "STOP_WORDS_IDS": "_STOP_WORDS_IDS",
+        "OUT_END_ID": "_END_ID",
+        "OUT_PAD_ID": "_PAD_ID",
+    }
+    generated = {"output_ids": "_TOKENS_BATCH", "sequence_length": "_SEQUENCE_LENGTH"}
+    decoded = {"TOKENS_BATCH": "_TOKENS_BATCH", "SEQUENCE_LENGTH": "_SEQUENCE_LENGTH"}
+    steps = [
+        _step(tensors.PREPROCESSING, {"QUERY": "text_input", "REQUEST_OUTPUT_LEN": "max_tokens"}, encoded),
+        _step(tensors.MODEL, ids, generated),
+        _step(tensors.POSTPROCESSING, decoded, {"OUTPUT": "text_output"}),
+    ]
+    return {
+        "name": tensors.ENSEMBLE,
+        "platform": "ensemble",
+        "max_batch_size": _batch(plan),
+        "input": [_input(tensor, False) for tensor in _ENSEMBLE_INPUTS.values()],
+        "output": [_tensor(Tensor("text_output", "STRING", (-1,)))],
+        "ensemble_scheduling": {"step": steps},
+    }
+
+
+def _batch(plan: Plan) -> int:
+    return 1 if plan.engine.runtime == "openvino" else plan.engine.max_batch_size
+
+
+def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
+    return {
+        "model_name": model,
+        "model_version": -1,
+        "input_map": [{"key": key, "value": value} for key, value in inputs.items()],
+        "output_map": [{"key": key, "value": value} for key, value in outputs.items()],
+    }
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": Symbol(f"TYPE_{tensor.kind}"), "dims": list(tensor.dims)}
+
+
+def _input(tensor: Tensor, ragged: bool) -> dict[str, Any]:
+    config = _tensor(tensor)
+    if not tensor.required:
+        config["optional"] = True
+    if ragged and -1 in tensor.dims:
+        config["allow_ragged_batch"] = True
+    if ragged and tensor.dims == (1,):
+        # The backend takes scalars: the batch dimension is all it sees.
+        config["reshape"] = {"shape": []}
+    return config
+
+
+_WARM_UP = ("input_ids", "input_lengths", "request_output_len", "end_id")
+
+
+def _warm_up_sample() -> dict[str, Any]:
+    """A request Triton itself sends before it calls the model ready; its tensors are files beside the model."""
+    inputs = [
+        {
+            "key": name,
+            "value": {
+                "data_type": Symbol("TYPE_INT32"),
+                "dims": 1,
+                "input_data_file": name,
+            },
+        }
+        for name in _WARM_UP
+    ]
+    return {"name": "generate", "batch_size": 1, "inputs": inputs}
+
+
+def _warm_up(folder: Path, plan: Plan) -> None:
+    folder.mkdir(exist_ok=True)
+    values = {"input_ids": plan.stop_ids[0], "input_lengths": 1, "request_output_len": 1}
+    for name in _WARM_UP:
+        value = values.get(name, plan.stop_ids[0])
+        (folder / name).write_bytes(np.array([value], np.int32).tobytes())

@@ -1,0 +1,283 @@
+"""Continuous batching on a CPU: one thread steps OpenVINO GenAI's paged pipeline; requests join and leave in flight.
+
+The pipeline is given token ids only, so no tokenizer is loaded. It does not bound how many sequences run
+at once (max_num_seqs is not applied with chunked prefill), so requests beyond `slots` wait here, in order.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+KV_BLOCK = 32
+"""Tokens of one block of the CPU plugin's paged cache."""
+PREFILL_TOKENS = 256
+"""Prompt tokens of one step: long prompts are taken in parts, so running sequences keep their pace."""
+CANCEL_CHECK_SECONDS = 0.1
+WARM_UP_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine serves at once and at most."""
+
+    slots: int
+    sequence: int
+
+    @property
+    def kv_blocks(self) -> int:
+        """Blocks that hold every slot's longest sequence, so a running sequence is never dropped."""
+        return self.slots * (math.ceil(self.sequence / KV_BLOCK) + 1)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sequence to generate."""
+
+    ids: list[int]
+    max_tokens: int
+    stop_ids: frozenset[int]
+    temperature: float = 1.0
+    top_k: int = 0
+    """0: all tokens; 1: greedy."""
+    top_p: float = 1.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.top_k == 1 or self.temperature == 0
+
+
+class Receiver(Protocol):
+    """Where a sequence's tokens go."""
+
+    def tokens(self, ids: list[int], final: bool) -> None:
+        """Take the tokens of a step; `final` ends the sequence."""
+
+    def failed(self, message: str) -> None:
+        """End the sequence with an error."""
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this sequence any more."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a replica reports of itself."""
+
+    waiting: int = 0
+    active: int = 0
+    kv_used: float = 0.0
+
+
+@dataclass
+class _Sequence:
+    generation: Generation
+    receiver: Receiver
+    handle: Any = field(default=None)
+
+
+def open_pipeline(folder: Path, limits: Limits, threads: int) -> Any:
+    """Return the paged pipeline of the IR in `folder`."""
+    scheduler = genai.SchedulerConfig()
+    scheduler.num_kv_blocks = limits.kv_blocks
+    scheduler.cache_size = 0
+    scheduler.max_num_seqs = limits.slots
+    scheduler.max_num_batched_tokens = max(PREFILL_TOKENS, limits.slots)
+    scheduler.dynamic_split_fuse = True
+    scheduler.enable_prefix_caching = True
+    properties = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+    return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+
+
+def vocabulary_of(folder: Path) -> int:
+    """Return how many token ids the engine in `folder` knows."""
+    logits = ov.Core().read_model(folder / "openvino_model.xml").output("logits")
+    return int(logits.get_partial_shape()[2].get_length())
+
+
+def generation_config(generation: Generation) -> Any:
+    """Return OpenVINO GenAI's form of `generation`."""
+    config = genai.GenerationConfig()
+    config.max_new_tokens = generation.max_tokens
+    # GenAI refuses a pipeline without a tokenizer whose request names no end: one of the ids stands for it.
+    config.set_eos_token_id(min(generation.stop_ids))
+    config.stop_token_ids = set(generation.stop_ids)
+    config.do_sample = not generation.greedy
+    config.repetition_penalty = generation.repetition_penalty
+    config.presence_penalty = generation.presence_penalty
+    config.frequency_penalty = generation.frequency_penalty
+    if config.do_sample:
+        config.temperature = generation.temperature
+        config.top_p = generation.top_p
+        config.rng_seed = generation.seed
+        if generation.top_k:
+            config.top_k = generation.top_k
+    return config
+
+
+class Batcher:
+    """Runs sequences on a pipeline.
+
+    Args:
+        pipeline: an opened ContinuousBatchingPipeline.
+        slots: sequences that run at once.
+        report: told the load whenever it has changed.
+    """
+
+    def __init__(self, pipeline: Any, slots: int, report: Callable[[Load], None]) -> None:
+        self._pipeline = pipeline
+        self._slots = slots
+        self._report = report
+        self._reported = Load()
+        self._changed = threading.Condition()
+        self._waiting: deque[_Sequence] = deque()
+        self._active: list[_Sequence] = []
+        self._closed = False
+        self._next_id = 0
+        self._next_check = 0.0
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, generation: Generation, receiver: Receiver) -> None:
+        """Queue a sequence; its tokens reach `receiver` from the batcher's thread."""
+        with self._changed:
+            self._waiting.append(_Sequence(generation, receiver))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Finish what runs, then end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._wait():
+            self._drop_cancelled()
+            self._admit()
+            self._show()
+            if self._active:
+                self._step()
+            self._show()
+
+    def _wait(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._active)
+            return bool(self._waiting or self._active)
+
+    def _admit(self) -> None:
+        while len(self._active) < self._slots:
+            with self._changed:
+                if not self._waiting:
+                    return
+                sequence = self._waiting.popleft()
+            self._start(sequence)
+
+    def _start(self, sequence: _Sequence) -> None:
+        self._next_id += 1
+        ids = ov.Tensor(np.array([sequence.generation.ids], np.int64))
+        try:
+            config = generation_config(sequence.generation)
+            sequence.handle = self._pipeline.add_request(self._next_id, ids, config)
+        except RuntimeError as error:
+            sequence.receiver.failed(str(error))
+            return
+        self._active.append(sequence)
+
+    def _step(self) -> None:
+        try:
+            self._pipeline.step()
+        except RuntimeError as error:
+            for sequence in self._active:
+                sequence.handle.cancel()
+                sequence.receiver.failed(str(error))
+            self._active = []
+            return
+        self._active = [sequence for sequence in self._active if self._deliver(sequence)]
+
+    def _deliver(self, sequence: _Sequence) -> bool:
+        """Hand on the tokens of the last step; return whether the sequence goes on."""
+        ids: list[int] = []
+        while sequence.handle.can_read():
+            ids += [token for output in sequence.handle.read().values() for token in output.generated_ids]
+        status = sequence.handle.get_status().name
+        if status == "IGNORED":
+            sequence.receiver.failed("the KV cache is full; lower maxBatchSize or maxSequenceLength")
+            return False
+        if ids or status != "RUNNING":
+            sequence.receiver.tokens(ids, final=status != "RUNNING")
+        return bool(status == "RUNNING")
+
+    def _drop_cancelled(self) -> None:
+        """Free the slots of requests nobody waits for; asked rarely, each answer is a trip to the server."""
+        if time.monotonic() < self._next_check:
+            return
+        self._next_check = time.monotonic() + CANCEL_CHECK_SECONDS
+        for sequence in [*self._active, *self._waiting]:
+            if sequence.receiver.cancelled():
+                self._drop(sequence)
+
+    def _drop(self, sequence: _Sequence) -> None:
+        if sequence.handle is not None:
+            sequence.handle.cancel()
+            self._active.remove(sequence)
+        else:
+            with self._changed:
+                self._waiting.remove(sequence)
+        sequence.receiver.tokens([], final=True)
+
+    def _show(self) -> None:
+        # The pipeline's usage is that of its last step, and counts blocks of live sequences only.
+        used = self._pipeline.get_metrics().cache_usage / 100 if self._active else 0.0
+        load = Load(len(self._waiting), len(self._active), round(used, 3))
+        if load != self._reported:
+            self._reported = load
+            self._report(load)
+
+
+def warm_up(batcher: Batcher, limits: Limits, stop_id: int) -> None:
+    """Generate a few tokens in every slot, so that ready means that a request was answered.
+
+    Raises:
+        RuntimeError: the engine cannot generate.
+    """
+    receivers = [_Collector() for _ in range(limits.slots)]
+    tokens = min(WARM_UP_TOKENS, limits.sequence - 1)
+    for receiver in receivers:
+        batcher.submit(Generation([stop_id], tokens, frozenset([stop_id]), top_k=1), receiver)
+    for receiver in receivers:
+        receiver.done.wait()
+        if receiver.error or not receiver.ids:
+            raise RuntimeError(f"the engine's warm-up failed: {receiver.error or 'no tokens'}")
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.error = ""
+        self.done = threading.Event()
+
+    def tokens(self, ids: list[int], final: bool) -> None:
+        self.ids += ids
+        if final:
+            self.done.set()
+
+    def failed(self, message: str) -> None:
+        self.error = message
+        self.done.set()
+
+    def cancelled(self) -> bool:
+        return False
