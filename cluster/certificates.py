@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pathlib
+import secrets
 
 from cluster import settings, shell
 
@@ -54,7 +55,14 @@ def issue(
     shell.run("openssl", "req", *NEW_KEY, "-subj", subject, "-keyout", key, "-out", request)
     wanted = settings.PKI / f"{name}.ext"
     wanted.write_text(extensions)
-    signer = ("-CA", settings.PKI / "ca.crt", "-CAkey", settings.PKI / "ca.key", "-CAcreateserial")
+    signer = (
+        "-CA",
+        settings.PKI / "ca.crt",
+        "-CAkey",
+        settings.PKI / "ca.key",
+        "-set_serial",
+        f"0x{secrets.token_hex(8)}",
+    )
     shell.run(
         "openssl",
         "x509",

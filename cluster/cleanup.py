@@ -26,9 +26,8 @@ EMPTY_AFTERWARDS = (
 
 def everything() -> None:
     """End, unmount, unplug, delete. Caches stay."""
-    for node in settings.nodes(9):
-        nodes.stop(node)
-    processes.stop(*processes.names())
+    shell.each(nodes.stop, nodes.known())
+    processes.stop(*processes.names(), grace=0)
     processes.kill(strays(), signal.SIGKILL)
     sockets = shim_sockets()
     unmount()
@@ -88,7 +87,13 @@ def shim_sockets() -> list[pathlib.Path]:
 
 def strewn(sockets: list[pathlib.Path]) -> None:
     """Files outside our folders, and the folders that were made for them."""
-    for path in sockets:
+    listening = pathlib.Path("/proc/net/unix").read_text()
+    stale = (
+        [path for path in SHIM_SOCKETS.glob("*") if str(path) not in listening]
+        if SHIM_SOCKETS.is_dir()
+        else []
+    )
+    for path in [*sockets, *stale]:
         path.unlink(missing_ok=True)
     for path in CONTAINER_LOGS.glob("*.log") if CONTAINER_LOGS.is_dir() else []:
         if path.is_symlink() and str(path.readlink()).startswith(str(settings.STATE)):

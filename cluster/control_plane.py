@@ -16,6 +16,9 @@ def start() -> None:
     certificates.authority()
     certificates.server()
     certificates.kubeconfig("admin", "anneal-admin", "system:masters", settings.KUBECONFIG)
+    certificates.kubeconfig(
+        "kube-proxy", "system:kube-proxy"
+    )  # one for all nodes, which start at the same time
     etcd()
     api_server()
     controller_manager()

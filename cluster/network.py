@@ -9,6 +9,7 @@ import pathlib
 
 from cluster import settings, shell
 
+NAMESPACES = pathlib.Path("/run/netns")
 FORWARDING = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
 FORWARDING_BEFORE = settings.RUN / "ip_forward.before"
 COMMENT = ("-m", "comment", "--comment", "anneal-cluster")
@@ -91,6 +92,8 @@ def remove() -> None:
     for namespace in shell.run("ip", "netns", "list").split():
         if namespace.startswith("anneal-"):
             shell.run("ip", "netns", "delete", namespace)
+    if NAMESPACES.is_dir() and not any(NAMESPACES.iterdir()):
+        shell.succeeds("umount", NAMESPACES)  # `ip netns` mounts the folder on itself
     for link in pathlib.Path("/sys/class/net").iterdir():
         if link.name == settings.BRIDGE or link.name.startswith("ann-"):
             shell.succeeds("ip", "link", "delete", link.name)

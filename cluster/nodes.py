@@ -1,5 +1,6 @@
 """A node: containerd, kubelet and kube-proxy in a network namespace of their own."""
 
+import calendar
 import contextlib
 import json
 import os
@@ -120,7 +121,7 @@ def kube_proxy(node: settings.Node) -> None:
     processes.start(
         f"{node.name}-kube-proxy",
         tools.binary("kube-proxy"),
-        f"--kubeconfig={certificates.kubeconfig('kube-proxy', 'system:kube-proxy')}",
+        f"--kubeconfig={settings.PKI / 'kube-proxy.kubeconfig'}",
         f"--hostname-override={node.name}",
         f"--cluster-cidr={settings.POD_NETWORK}",
         "--proxy-mode=iptables",
@@ -191,15 +192,11 @@ def ready(node: settings.Node, since: float) -> bool:
         status = json.loads(tools.kubectl("get", "node", node.name, "-o", "json"))["status"]
         for condition in status.get("conditions", []):
             if condition["type"] == "Ready" and condition["status"] == "True":
-                beat = time.strptime(condition["lastHeartbeatTime"] + "+0000", "%Y-%m-%dT%H:%M:%SZ%z")
-                return _seconds(beat) >= since - 1
+                return (
+                    calendar.timegm(time.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ"))
+                    >= since - 1
+                )
     return False
-
-
-def _seconds(moment: time.struct_time) -> float:
-    import calendar
-
-    return float(calendar.timegm(moment))
 
 
 def give_accelerators(node: settings.Node) -> None:
