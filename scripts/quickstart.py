@@ -26,7 +26,7 @@ SCALE_LIMIT = 5 * 60
 STREAMS = 12
 QUESTION = (
     "Write the Python function described here.\n\n"
-    "def is_leap(year):\n    \"\"\"Return True if year is a leap year, False otherwise.\"\"\""
+    'def is_leap(year):\n    """Return True if year is a leap year, False otherwise."""'
 )
 
 
@@ -94,7 +94,12 @@ def blocked(resource: dict[str, Any]) -> str:
     if failed["status"] == "True":
         return f"{failed['reason']}: {failed['message']}"
     for found in (inspected, gate):
-        if found["status"] == "False" and found["reason"] not in ("Running", "Pending", "Waiting", "Inspecting"):
+        if found["status"] == "False" and found["reason"] not in (
+            "Running",
+            "Pending",
+            "Waiting",
+            "Inspecting",
+        ):
             return f"{found['reason']}: {found['message']}"
     return ""
 

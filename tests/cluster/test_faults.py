@@ -1,0 +1,87 @@
+"""Pods, and the operator itself, are killed in the middle; the run ends the same and nothing is made twice."""
+
+import collections
+import random
+import threading
+import time
+
+import pytest
+from tests.cluster.conftest import finetunejob
+from tests.cluster.kube import Json, Kube, condition, holds
+
+pytestmark = pytest.mark.cluster
+OPERATOR = "app.kubernetes.io/component=operator"
+
+
+def training(job: Json) -> bool:
+    """Whether the first checkpoint is saved and training goes on."""
+    return bool(job.get("status", {}).get("progress", {}).get("step", 0) >= 4)
+
+
+def longer(name: str, seed: int) -> Json:
+    """Return a run of enough steps to be caught in the middle; the seed keeps it from reusing another's work."""
+    job = finetunejob(name)
+    job["spec"]["optimization"] |= {"maxSteps": 400, "seed": seed}
+    job["spec"]["checkpoint"] = {"everySteps": 20}
+    return job
+
+
+def test_the_operator_is_killed_again_and_again(operator: Kube, team: Kube) -> None:
+    """SIGKILL at random moments of the whole run: a container that dies so is started again by its kubelet."""
+    done = threading.Event()
+
+    def kill() -> None:
+        moments = random.Random(7)
+        while not done.wait(moments.uniform(5, 12)):
+            operator.run("delete", "pod", "-l", OPERATOR, "--force", "--grace-period=0", "--wait=false")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        job = finetunejob("killed")
+        job["spec"]["optimization"]["seed"] = 11
+        team.apply(job)
+        found = team.wait("finetunejob", "killed", holds("Complete"), 480, "Complete")
+    finally:
+        done.set()
+        killer.join()
+    operator.run("rollout", "status", "deployment/anneal-operator", "--timeout=120s")
+    jobs = team.list("jobs", "anneal.dev/finetunejob=killed")
+    stages = collections.Counter(j["metadata"]["labels"]["anneal.dev/stage"] for j in jobs)
+    assert stages == {"inspect": 1, "prepare": 1, "train": 1, "evaluate": 1, "export": 1}
+    assert found["status"].get("restarts", 0) == 0
+
+
+def test_a_killed_worker_ends_the_group_and_the_next_attempt_goes_on(team: Kube) -> None:
+    team.apply(longer("worker", 12))
+    team.wait(
+        "finetunejob",
+        "worker",
+        lambda j: j.get("status", {}).get("checkpoints", {}).get("latest", 0) > 0,
+        300,
+    )
+    pods = team.list("pods", "anneal.dev/finetunejob=worker,anneal.dev/stage=train")
+    team.run("delete", "pod", pods[-1]["metadata"]["name"], "--force", "--grace-period=0")
+    done = team.wait("finetunejob", "worker", holds("Complete"), 480, "Complete")
+    first, second = done["status"]["attempts"][:2]
+    assert first["reason"]
+    assert second["number"] == 2
+    assert done["status"]["restarts"] == 1
+    log = team.run("logs", "-l", "anneal.dev/finetunejob=worker,anneal.dev/attempt=2", "--tail=-1")
+    assert "resum" in log.lower()
+
+
+def test_suspend_releases_everything_and_resume_goes_on(team: Kube) -> None:
+    team.apply(longer("pause", 13))
+    team.wait("finetunejob", "pause", training, 300, "a few steps")
+    team.patch("finetunejob", "pause", {"spec": {"suspend": True}})
+    paused = team.wait("finetunejob", "pause", holds("Suspended"), 90, "Suspended")
+    team.wait_gone("pods", "anneal.dev/finetunejob=pause,anneal.dev/stage=train", 90)
+    before = paused["status"]["progress"]["step"]
+    time.sleep(3)
+    assert not team.list("jobs", "anneal.dev/finetunejob=pause,anneal.dev/stage=train")
+    team.patch("finetunejob", "pause", {"spec": {"suspend": False}})
+    done = team.wait("finetunejob", "pause", holds("Complete"), 480, "Complete")
+    assert done["status"].get("restarts", 0) == 0
+    assert done["status"]["progress"]["step"] > before
+    assert condition(done, "Suspended")["status"] == "False"
