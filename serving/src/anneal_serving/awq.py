@@ -110,9 +110,9 @@ def _best_scales(scaled: Tensor, gram: Tensor, group: int) -> Tensor:
 
 def _group_errors(scaled: Tensor, scales: Tensor, blocks: Tensor) -> Tensor:
     """Return each group's error [out, groups], with that group's block [group, group] of H."""
-    grouped = scaled.unflatten(1, (scales.shape[1], -1))
+    grouped = scaled.reshape(*scales.shape, -1)
     difference = (rounding.nibbles(scaled, scales) * scales[:, :, None] - grouped).transpose(0, 1)
-    return (difference @ blocks).mul_(difference).sum(2).T
+    return torch.sum((difference @ blocks).mul_(difference), 2).T
 
 
 def _stored(scaled: Tensor, scales: Tensor, prequant: Tensor, relative_error: float) -> Quantized:

@@ -81,7 +81,7 @@ class Block:
 
 def _attend(decoder: Decoder, qkv: Tensor) -> Tensor:
     sizes = [decoder.query_size, decoder.kv_size, decoder.kv_size]
-    query, key, value = (_heads(part, decoder.head_size) for part in qkv.split(sizes, dim=1))
+    query, key, value = (_heads(part, decoder.head_size) for part in torch.split(qkv, sizes, dim=1))
     times = decoder.heads // decoder.kv_heads
     keys = _rotate(key, decoder).repeat_interleave(times, 0)
     values = value.repeat_interleave(times, 0)
@@ -90,7 +90,7 @@ def _attend(decoder: Decoder, qkv: Tensor) -> Tensor:
 
 
 def _heads(flat: Tensor, size: int) -> Tensor:
-    return flat.unflatten(1, (-1, size)).transpose(0, 1)
+    return flat.reshape(len(flat), -1, size).transpose(0, 1)
 
 
 def _rotate(states: Tensor, decoder: Decoder) -> Tensor:

@@ -174,7 +174,7 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Array:
         """Return one tensor as stored."""
-        value: Array = self._file.get_tensor(name)
+        value: Array = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return value
 
     def norm(self, layer: int, name: str) -> Array:

@@ -45,5 +45,5 @@ def dequantize(packed: Array, scales: Array, prequant: Array | None = None) -> A
     nibbles = unpack(packed)
     rows, width = nibbles.shape
     groups = nibbles.reshape(rows, scales.shape[1], -1) * scales.astype(np.float32)[:, :, None]
-    weight = groups.reshape(rows, width)
+    weight: Array = groups.reshape(rows, width)
     return weight if prequant is None else weight * prequant.astype(np.float32)

@@ -137,7 +137,9 @@ def _repeat(shared: Node, decoder: Decoder) -> Node:
     size = ops.shape_of(shared)
     ends = [ops.gather(size, _integers(at), _integer(0)) for at in ([0, 1], [2, 3])]
     wide = ops.broadcast(
-        ops.unsqueeze(shared, _integer(2)), ops.concat([ends[0], _integers([times]), ends[1]], 0), "BIDIRECTIONAL"
+        ops.unsqueeze(shared, _integer(2)),
+        ops.concat([ends[0], _integers([times]), ends[1]], 0),
+        "BIDIRECTIONAL",
     )
     return ops.reshape(wide, _integers([0, decoder.heads, -1, decoder.head_size]), True)
 

@@ -23,7 +23,16 @@ from anneal_runtime.errors import Refused
 from anneal_serving import awq, hugging_face, int4, stages
 from anneal_serving.awq import Observed, Quantized
 from anneal_serving.blocks import Block, Weights
-from anneal_serving.checkpoint import CONFIG, EMBEDDING, FINAL_NORM, HEAD, WEIGHTS, Writer, config_of, tensor_specs
+from anneal_serving.checkpoint import (
+    CONFIG,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    WEIGHTS,
+    Writer,
+    config_of,
+    tensor_specs,
+)
 from anneal_serving.decoder import Decoder, from_hugging_face
 
 CALIBRATION = "calibration.safetensors"
@@ -41,9 +50,13 @@ def main() -> int:
 
 def run(config: DeploymentRun) -> PublishResult:
     """Quantise the adopted model and publish the checkpoint."""
-    source, _ = artifacts.open_artifact(config.model.uri, stages.CACHE)
+    source, manifest = artifacts.open_artifact(config.model.uri, stages.CACHE)
     recipe = config.spec.quantization
-    rows = calibration_rows(calibration_path(config, source), recipe.calibration.samples) if recipe.method == "awq" else []
+    rows = (
+        calibration_rows(calibration_path(config, source), recipe.calibration.samples)
+        if recipe.method == "awq"
+        else []
+    )
     with stages.publish(config, "quantize", {"model": config.model.digest}) as publication:
         figures = quantize(source, publication.folder, recipe, rows)
         for name in COPIED:
@@ -51,6 +64,7 @@ def run(config: DeploymentRun) -> PublishResult:
         publication.metadata.update(
             method=recipe.method,
             groupSize=recipe.group_size,
+            tasks=manifest.metadata["tasks"],
             calibrationRows=len(rows),
             calibrationTokens=sum(len(r) for r in rows),
             relativeError=figures.summary(),
@@ -78,10 +92,9 @@ def calibration_rows(path: Path, samples: int) -> list[Tensor]:
         ids, offsets = file.get_tensor("input_ids").long(), file.get_tensor("offsets").tolist()
     count = len(offsets) - 1
     chosen = sorted({i * count // samples for i in range(samples)}) if count else []
-    rows = [ids[offsets[i] : offsets[i + 1]][:ROW_TOKENS] for i in chosen]
-    limit = max(1, TOTAL_TOKENS // max(1, len(rows)))
-    long_enough = [row[: max(limit, 16)] if sum(map(len, rows)) > TOTAL_TOKENS else row for row in rows]
-    return [row for row in long_enough if len(row)]
+    limit = min(ROW_TOKENS, max(16, TOTAL_TOKENS // max(1, len(chosen))))
+    rows = [ids[offsets[i] : offsets[i + 1]][:limit] for i in chosen]
+    return [row for row in rows if len(row)]
 
 
 @dataclass

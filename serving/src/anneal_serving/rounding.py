@@ -11,7 +11,7 @@ from torch import Tensor
 
 def extreme_scales(weight: Tensor, group: int) -> Tensor:
     """Return [out, in/group] scales that send each group's weight of largest magnitude to -8."""
-    grouped = weight.unflatten(1, (-1, group))
+    grouped = weight.reshape(len(weight), -1, group)
     at = grouped.abs().argmax(2, keepdim=True)
     return stored(grouped.gather(2, at).squeeze(2) / -8)
 
@@ -24,8 +24,8 @@ def stored(scales: Tensor) -> Tensor:
 
 def nibbles(weight: Tensor, scales: Tensor) -> Tensor:
     """Return the nearest multiples [out, groups, group] of `scales`, -8..7, as floats."""
-    grouped = weight.unflatten(1, (scales.shape[1], -1))
-    return (grouped / scales[:, :, None]).round_().clamp_(-8, 7)
+    grouped = weight.reshape(*scales.shape, -1)
+    return torch.clamp(torch.round(grouped / scales[:, :, None]), -8, 7)
 
 
 def restored(weight: Tensor, scales: Tensor) -> Tensor:

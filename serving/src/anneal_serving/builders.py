@@ -1,0 +1,34 @@
+"""What engines are tied to, as a string: part of an engine's key, known without importing any runtime."""
+
+from importlib import metadata
+
+from anneal_api.modeldeployment import ModelDeploymentSpec
+from anneal_api.profiles import AcceleratorProfile
+from anneal_runtime.errors import Refused
+
+TENSORRT_LLM = "1.2.1"
+"""The last stable release with trtllm-build; builder and server images carry the same one."""
+TENSORRT_LLM_GROUPS = (64, 128)
+"""Group sizes of its W4A16 kernels."""
+
+
+def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
+    """Return the builder of this deployment's engine.
+
+    Raises:
+        Refused: the profile or the group size does not go with the runtime.
+    """
+    if spec.engine.runtime == "openvino":
+        return f"openvino-{metadata.version('openvino')}"
+    if accelerator.compute_capability is None:
+        raise Refused(
+            "NoComputeCapability",
+            f"spec.accelerator: profile {accelerator.name} has no computeCapability, which a TensorRT engine is "
+            "tied to; ask the administrator to add it, or set spec.engine.runtime to openvino",
+        )
+    if spec.quantization.group_size not in TENSORRT_LLM_GROUPS:
+        raise Refused(
+            "UnsupportedGroupSize",
+            f"spec.quantization.groupSize: {spec.quantization.group_size} has no kernel in TensorRT-LLM; use 64 or 128",
+        )
+    return f"tensorrt-llm-{TENSORRT_LLM}-sm{accelerator.compute_capability}"

@@ -1,0 +1,74 @@
+"""The engine stage: the four-bit artifact is compiled for the runtime that serves it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from anneal_api.outcome import PublishResult
+from anneal_api.runs import DeploymentRun
+from anneal_runtime import artifacts, stage
+from anneal_serving import builders, stages, tensorrt_llm
+from anneal_serving.checkpoint import Checkpoint
+
+COPIED = ("tokenizer.json", "chat.json")
+OPENVINO_PROPERTIES = {
+    # Not bfloat16 where the CPU has it, nor eight-bit activations: what the gate measured is what is served.
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    # The width that memory plans count with; OpenVINO's own default is eight bits.
+    "KV_CACHE_PRECISION": "f16",
+}
+ENGINE_FOLDER = "engine"
+"""Where trtllm-build's output lies in the artifact."""
+
+
+def main() -> int:
+    """Run the stage as a pod does."""
+    return stage.run_stage(run, DeploymentRun)
+
+
+def run(config: DeploymentRun) -> PublishResult:
+    """Compile this version's checkpoint and publish the engine."""
+    uri = stages.uri_of(config, "quantize")
+    source, manifest = artifacts.open_artifact(uri, stages.CACHE)
+    with stages.publish(config, "engine", {"quantized": manifest.digest}) as publication:
+        for name in COPIED:
+            shutil.copyfile(source / name, publication.folder / name)
+        publication.metadata.update(_common(config, source))
+        compiler = _openvino if config.spec.engine.runtime == "openvino" else _tensorrt_llm
+        publication.metadata.update(compiler(config, source, publication.folder))
+    return PublishResult(artifact=publication.published)
+
+
+def _common(config: DeploymentRun, source: Path) -> dict[str, Any]:
+    engine = config.spec.engine
+    return {
+        "runtime": engine.runtime,
+        "builder": builders.builder(config.spec, config.accelerator),
+        "maxBatchSize": engine.max_batch_size,
+        "maxInputLength": engine.max_input_length,
+        "maxSequenceLength": engine.max_sequence_length,
+        "eosIds": _eos_ids(source),
+        "kvBytesPerToken": stages.inspected(config).shape.kv_bytes_per_token,
+    }
+
+
+def _eos_ids(folder: Path) -> list[int]:
+    ids: list[int] = json.loads((folder / "chat.json").read_text())["eosIds"]
+    return ids
+
+
+def _openvino(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
+    from anneal_serving import openvino_ir  # only in images that have OpenVINO
+
+    openvino_ir.write(Checkpoint(source), folder)
+    # GenAI reads the ids that end an answer from here; without a tokenizer model it knows none.
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": _eos_ids(source)}))
+    return {"properties": OPENVINO_PROPERTIES}
+
+
+def _tensorrt_llm(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
+    engine = config.spec.engine
+    tensorrt_llm.build(source, folder / ENGINE_FOLDER, engine, stages.CACHE / "tensorrt")
+    return {"triton": tensorrt_llm.triton_parameters(engine)}
