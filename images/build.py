@@ -108,7 +108,8 @@ def build_deps(image: catalogue.Image, base: str | None) -> str:
     """The dependency layer; returns its name."""
     name = f"localhost/anneal/{image.name}-deps:{catalogue.deps_key(image, base)}"
     if not exists(name):
-        options = ["--target", "deps", "--build-arg", f"BASE={base or local_base()}", *mounts()]
+        below = build_deps(image.parent, base) if image.parent else base or local_base()
+        options = ["--target", "deps", "--build-arg", f"BASE={below}", *mounts()]
         timed(f"{image.name}: dependencies", lambda: bud(name, image.containerfile, catalogue.ROOT, *options))
     return name
 

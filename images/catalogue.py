@@ -24,15 +24,19 @@ class Image:
     name: str
     requirements: tuple[str, ...]
     packages: tuple[str, ...]
+    parent: "Image | None" = None
+    """The image whose dependency layer this one's stands on, instead of the base."""
 
     @property
     def containerfile(self) -> pathlib.Path:
         return ROOT / "images" / f"{self.name}.Containerfile"
 
 
+TRAINERS = Image("trainers", ("trainers",), ("api", "runtime", "trainers", "serving"))
 IMAGES = (
     Image("operator", ("operator",), ("api", "operator")),
-    Image("trainers", ("trainers",), ("api", "runtime", "trainers", "serving")),
+    TRAINERS,
+    Image("samples", ("models",), ("api", "runtime", "trainers"), parent=TRAINERS),
     Image("serving", ("serving", "triton"), ("api", "runtime", "serving")),
 )
 
@@ -59,7 +63,8 @@ def deps_key(image: Image, base: str | None = None) -> str:
     names += ["images/install-requirements"]
     names += ["images/install-triton"] if "triton" in image.requirements else []
     recipe = image.containerfile.read_text().split(SPLIT)[0]
-    return digest([base_key(base), recipe, *((ROOT / name).read_bytes() for name in names)])
+    below = deps_key(image.parent, base) if image.parent else base_key(base)
+    return digest([below, recipe, *((ROOT / name).read_bytes() for name in names)])
 
 
 def sources(image: Image) -> list[pathlib.Path]:
