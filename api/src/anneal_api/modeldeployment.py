@@ -195,8 +195,11 @@ class ServedVersion(Model):
     digest: str = Field(description="Digest of the adopted model artifact.")
     uri: str = Field("", description="Where that artifact lies.")
     stage: str = Field(
-        "", description="Inspecting, Quantizing, Compiling, Gating, Starting, Serving, Refused."
+        "",
+        description="Inspecting, Quantizing, Compiling, Gating, Starting, Serving, Draining, Retired; "
+        "Refused (bad input, or beyond the accuracy budget), Failed, TimedOut.",
     )
+    since: str = Field("", description="When it reached this stage.")
     run: str = Field("", description="Identity of the plan this version follows.")
     engine: str = Field("", description="Digest of the engine artifact.")
     traffic_percent: int = 0
