@@ -1,24 +1,32 @@
 """python3 -m images build|deps|push|refs [NAME...] [--registry HOST/PATH] [--base IMAGE]."""
 
 import argparse
+import subprocess
 
 from images import build, catalogue
 
 parser = argparse.ArgumentParser(prog="python3 -m images", description=__doc__)
 parser.add_argument("action", choices=["build", "deps", "push", "refs"])
-parser.add_argument("names", nargs="*", help="operator, trainers, serving; all when none is given")
+parser.add_argument("names", nargs="*", help="operator, trainers, samples, serving; all when none is given")
 parser.add_argument("--registry", default=catalogue.REGISTRY, help="where to push (also: REGISTRY)")
 parser.add_argument("--base", help="a public base image instead of the one debootstrap makes here")
 options = parser.parse_args()
 
-for image in catalogue.IMAGES:
-    if options.names and image.name not in options.names:
-        continue
+
+def act(image: catalogue.Image) -> str:
+    """Do to one image what was asked, and return its name."""
     if options.action == "deps":
-        print(build.push_deps(image))
-    elif options.action == "build":
-        print(f"localhost/anneal/{image.name}:{build.build(image, options.base)}")
-    elif options.action == "push":
-        print(build.push(image, options.registry, options.base))
-    else:
-        print(catalogue.reference(image, options.registry, options.base))
+        return build.push_deps(image)
+    if options.action == "build":
+        return build.local_name(image, build.build(image, options.base))
+    if options.action == "push":
+        return build.push(image, options.registry, options.base)
+    return catalogue.reference(image, options.registry, options.base)
+
+
+for image in catalogue.IMAGES:
+    if not options.names or image.name in options.names:
+        try:
+            print(act(image), flush=True)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"{image.name}: {error.cmd[0]} {error.cmd[1]} failed: see above") from None
