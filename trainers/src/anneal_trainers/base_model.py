@@ -1,0 +1,87 @@
+"""What config.json of a base model says, and which models can be trained. No torch here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.memory import ModelShape
+from anneal_runtime.errors import Refused
+from anneal_runtime.storage import exists, is_local, join, resolve
+from anneal_trainers.sources import base_uri
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def read_config(uri: str) -> dict[str, Any]:
+    """Return config.json of the model at `uri`.
+
+    Raises:
+        Refused: there is no such folder, or it holds no config.json.
+    """
+    if not exists(uri):
+        raise Refused("ModelNotFound", f"spec.baseModel.uri: {uri} does not exist; check claim and path")
+    filesystem, path = resolve(join(uri, "config.json"))
+    if not filesystem.exists(path):
+        raise Refused(
+            "ModelNotFound",
+            f"spec.baseModel.uri: {uri} holds no config.json; it must be a folder in Hugging Face layout "
+            "(`python3 -m anneal_trainers import` makes one of a GGUF file)",
+        )
+    return dict(json.loads(filesystem.cat_file(path)))
+
+
+def shape_of(config: dict[str, Any]) -> ModelShape:
+    """Return the sizes config.json states.
+
+    Raises:
+        Refused: a family that is not trained here, by its name.
+    """
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise Refused(
+            "UnsupportedModel",
+            f"spec.baseModel: architecture {architecture} is none of {', '.join(ARCHITECTURES)}",
+        )
+    heads = config["num_attention_heads"]
+    return ModelShape(
+        architecture=architecture,
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        intermediate=config["intermediate_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_size=config.get("head_dim") or config["hidden_size"] // heads,
+        vocabulary=config["vocab_size"],
+        max_positions=config["max_position_embeddings"],
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def check_fits(spec: FineTuneJobSpec, shape: ModelShape) -> None:
+    """Raise Refused where the spec asks for more than the model has."""
+    if spec.data.max_length > shape.max_positions:
+        raise Refused(
+            "MaxLengthTooLong",
+            f"spec.data.maxLength: {spec.data.max_length} exceeds the model's {shape.max_positions} positions",
+        )
+    if wrong := sorted(set(spec.adapter.targets) - set(LINEAR)):
+        raise Refused(
+            "UnknownTarget", f"spec.adapter.targets: {', '.join(wrong)}: choose among {', '.join(LINEAR)}"
+        )
+
+
+def tokenizer_folder(spec: FineTuneJobSpec, cache: Path) -> Path:
+    """Return a local folder with the model's tokenizer files; only those are copied from a remote store."""
+    uri = base_uri(spec.base_model)
+    filesystem, path = resolve(uri)
+    if is_local(uri):
+        return Path(path)
+    folder = cache / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if filesystem.exists(f"{path}/{name}"):
+            filesystem.get_file(f"{path}/{name}", str(folder / name))
+    return folder

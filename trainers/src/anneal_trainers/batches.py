@@ -1,0 +1,82 @@
+"""Rows as tensors: a pack is rows one after another behind a document mask, a padded batch is rectangular."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from anneal_trainers import packing
+from anneal_trainers.dataset import Split
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model gets and what it is asked: shapes [batch, positions], and [targets] for the rest.
+
+    `positions` restart at 0 with every document. `mask` is None for a pack: the model derives the
+    document mask from the positions, and only without an attention mask. `before` indexes the flattened
+    states from which `targets` are predicted; `rows` says which row of the split each target belongs to.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor | None
+    before: torch.Tensor
+    targets: torch.Tensor
+    rows: npt.NDArray[np.int64]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        mask = None if self.mask is None else self.mask.to(device)
+        moved = (t.to(device) for t in (self.ids, self.positions))
+        return Batch(*moved, mask, self.before.to(device), self.targets.to(device), self.rows)
+
+
+def batches(split: Split, rows: npt.NDArray[np.int64], capacity: int, packed: bool) -> list[Batch]:
+    """Return all of `rows` as batches of at most `capacity` positions."""
+    lengths = split.lengths[rows].tolist()
+    if packed:
+        return [pack(split, rows[p]) for p in packing.best_fit_decreasing(lengths, capacity)]
+    return [pad(split, rows[p]) for p in packing.padded_batches(lengths, capacity)]
+
+
+def pack(split: Split, rows: npt.NDArray[np.int64] | Sequence[int]) -> Batch:
+    """Return rows in one sequence, [1, sum of lengths]: no position is wasted."""
+    pairs = [split.row(int(row)) for row in rows]
+    ids = np.concatenate([ids for ids, _ in pairs])
+    learned = np.concatenate([learned for _, learned in pairs])
+    positions = np.concatenate([np.arange(len(ids)) for ids, _ in pairs])
+    owners = np.concatenate([np.full(len(p[0]), row) for p, row in zip(pairs, rows, strict=True)])
+    where = np.flatnonzero(learned)
+    return Batch(
+        torch.from_numpy(ids)[None],
+        torch.from_numpy(positions)[None],
+        None,
+        torch.from_numpy(where - 1),
+        torch.from_numpy(ids[where]),
+        owners[where],
+    )
+
+
+def pad(split: Split, rows: npt.NDArray[np.int64] | Sequence[int]) -> Batch:
+    """Return rows side by side, padded on the right to the longest, [rows, longest]."""
+    pairs = [split.row(int(row)) for row in rows]
+    longest = max(len(ids) for ids, _ in pairs)
+    ids = np.zeros((len(pairs), longest), np.int64)
+    learned = np.zeros((len(pairs), longest), bool)
+    mask = np.zeros((len(pairs), longest), np.int64)
+    for place, (row_ids, row_learned) in enumerate(pairs):
+        ids[place, : len(row_ids)] = row_ids
+        learned[place, : len(row_ids)] = row_learned
+        mask[place, : len(row_ids)] = 1
+    where = np.flatnonzero(learned)
+    return Batch(
+        torch.from_numpy(ids),
+        torch.arange(longest).expand(len(pairs), -1),
+        torch.from_numpy(mask),
+        torch.from_numpy(where - 1),
+        torch.from_numpy(ids.reshape(-1)[where]),
+        np.asarray(rows, np.int64)[where // longest],
+    )

@@ -1,0 +1,176 @@
+"""Checkpoints: everything a run needs to go on bit for bit, written beside the run without stopping it.
+
+A checkpoint is a folder `step-<N>`: state.safetensors (adapter and both moments of AdamW, flat) and
+state.json, written last, with the sha256 of the former. Dropout is seeded by (seed, step, rank) and rows
+by the step's number, so no generator state is needed: the step is the state of both.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from anneal_runtime.artifacts import sha256
+from anneal_runtime.storage import is_local, join, resolve
+
+STATE, TENSORS = "state.json", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is not a tensor. `step` is the number of finished steps; `losses` those of validations so far."""
+
+    step: int = 0
+    run: str = ""
+    skipped: int = 0
+    skipped_in_row: int = 0
+    best_step: int = 0
+    losses: list[float] = field(default_factory=list)
+    task_losses: dict[str, float] = field(default_factory=dict)
+    train_loss: float = 0.0
+    layout: str = ""
+    sha256: str = ""
+
+
+def fresh_tensors(flat: torch.Tensor, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return copies of the adapter and the optimizer's moments on the CPU: the staging copy."""
+    moments = optimizer.state[optimizer.param_groups[0]["params"][0]]
+    tensors = {"adapter": flat} | {n: v for n, v in moments.items() if isinstance(v, torch.Tensor)}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def restore(tensors: dict[str, torch.Tensor], flat: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Put saved tensors back in place; `flat` keeps its memory, of which the adapter's tensors are views."""
+    flat.copy_(tensors["adapter"])
+    parameter = optimizer.param_groups[0]["params"][0]
+    optimizer.state[parameter] = {
+        name: tensor.clone() if name == "step" else tensor.to(flat.device, copy=True)
+        for name, tensor in tensors.items()
+        if name != "adapter"
+    }
+
+
+class Store:
+    """The checkpoints of a run: writes to its own attempt's folder, reads any attempt's up to its own."""
+
+    def __init__(self, runs_uri: str, attempt: int, run: str, keep: int) -> None:
+        self._runs = runs_uri
+        self._attempt = attempt
+        self._own = join(runs_uri, f"attempt-{attempt}")
+        self._run = run
+        self._keep = keep
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.latest: int | None = None
+
+    def save(self, state: State, tensors: dict[str, torch.Tensor]) -> None:
+        """Write a checkpoint in the background; waits only for an earlier one still being written."""
+        self.wait()
+        state = replace(state, run=self._run)
+        self._writer = threading.Thread(target=self._guarded, args=(state, tensors), daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raise what the last writing raised."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def newest(self) -> tuple[State, dict[str, torch.Tensor]] | None:
+        """Return the newest checkpoint of this run that is whole, or None; a damaged one is passed over."""
+        for uri in sorted(self._found(), key=_step_of, reverse=True):
+            if (loaded := load(uri, self._run)) is not None:
+                return loaded
+        return None
+
+    def at(self, step: int) -> dict[str, torch.Tensor] | None:
+        """Return the tensors of the checkpoint of `step`, from whichever attempt has it whole."""
+        for uri in self._found():
+            if _step_of(uri) == step and (loaded := load(uri, self._run)) is not None:
+                return loaded[1]
+        return None
+
+    def _found(self) -> Iterator[str]:
+        for attempt in range(self._attempt, 0, -1):
+            folder = join(self._runs, f"attempt-{attempt}")
+            filesystem, path = resolve(folder)
+            if filesystem.isdir(path):
+                names = (
+                    str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)
+                )
+                yield from (join(folder, name) for name in names if name.startswith("step-"))
+
+    def _guarded(self, state: State, tensors: dict[str, torch.Tensor]) -> None:
+        try:
+            write(join(self._own, f"step-{state.step:08d}"), state, tensors)
+            self.latest = state.step
+            self._prune(state)
+        except BaseException as error:  # raised again by wait(), in the loop's thread
+            self._error = error
+
+    def _prune(self, state: State) -> None:
+        filesystem, path = resolve(self._own)
+        steps = sorted(_step_of(str(n)) for n in filesystem.ls(path, detail=False) if "step-" in str(n))
+        kept = {*steps[-self._keep :], state.best_step}
+        for step in set(steps) - kept:
+            filesystem.rm(f"{path}/step-{step:08d}", recursive=True)
+
+
+def write(uri: str, state: State, tensors: dict[str, torch.Tensor]) -> None:
+    """Write one checkpoint; it appears whole."""
+    if not is_local(uri):
+        with TemporaryDirectory() as scratch:
+            folder = _fill(Path(scratch), state, tensors)
+            filesystem, path = resolve(uri)
+            for name in (TENSORS, STATE):
+                filesystem.put_file(str(folder / name), f"{path}/{name}")
+        return
+    target = Path(resolve(uri)[1])
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
+    _fill(partial, state, tensors)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def load(uri: str, run: str) -> tuple[State, dict[str, torch.Tensor]] | None:
+    """Return the checkpoint at `uri`, or None when it is damaged, unfinished or of another run."""
+    filesystem, path = resolve(uri)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError), TemporaryDirectory() as scratch:
+        state = State(**json.loads(filesystem.cat_file(f"{path}/{STATE}")))
+        file = Path(path, TENSORS) if is_local(uri) else Path(scratch, TENSORS)
+        if not is_local(uri):
+            filesystem.get_file(f"{path}/{TENSORS}", str(file))
+        if state.run == run and sha256(file) == state.sha256:
+            return state, load_file(file)
+    return None
+
+
+def _fill(folder: Path, state: State, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, folder / TENSORS)
+    whole: dict[str, Any] = asdict(replace(state, sha256=sha256(folder / TENSORS)))
+    _sync(folder / TENSORS)
+    (folder / STATE).write_text(json.dumps(whole))
+    _sync(folder / STATE)
+    return folder
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _step_of(uri: str) -> int:
+    return int(uri.rsplit("step-", 1)[1])

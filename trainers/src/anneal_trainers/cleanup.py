@@ -1,0 +1,51 @@
+"""`delete`: removes what a run has published, and its working folder. What others published stays."""
+
+from typing import get_args
+
+from anneal_api.artifacts import Kind
+from anneal_api.base import Model
+from anneal_api.runs import FineTuneRun
+from anneal_runtime.artifacts import published
+from anneal_runtime.stage import run_stage
+from anneal_runtime.storage import join, resolve
+
+
+class Deleted(Model):
+    """Result of the delete command."""
+
+    artifacts: int
+
+
+def main() -> int:
+    """Run the stage of this pod."""
+    return run_stage(delete, FineTuneRun)
+
+
+def delete(run: FineTuneRun) -> Deleted:
+    """Remove every artifact whose manifest names this run, and the run's checkpoints."""
+    home = join(run.spec.output.uri, run.namespace)
+    removed = sum(_remove_own(join(home, kind), run.uid) for kind in get_args(Kind))
+    _remove(join(home, "runs", f"{run.name}-{run.uid[:8]}"))
+    return Deleted(artifacts=removed)
+
+
+def _remove_own(folder: str, uid: str) -> int:
+    filesystem, path = resolve(folder)
+    if not filesystem.isdir(path):
+        return 0
+    names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)]
+    own = [join(folder, name) for name in names if _is_own(join(folder, name), uid)]
+    for uri in own:
+        _remove(uri)
+    return len(own)
+
+
+def _is_own(uri: str, uid: str) -> bool:
+    manifest = published(uri)
+    return manifest is not None and manifest.producer.uid == uid
+
+
+def _remove(uri: str) -> None:
+    filesystem, path = resolve(uri)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)

@@ -1,0 +1,88 @@
+"""The first stage: says in seconds, on a small pod, whether a run can work and what of it exists already.
+
+No torch and no transformers here: importing them takes longer than everything this stage does.
+"""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+from anneal_api import unsupported
+from anneal_api.artifacts import STAGE_KINDS, finetune_keys
+from anneal_api.base import ArtifactRef
+from anneal_api.finetunejob import Task
+from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFacts
+from anneal_api.runs import FineTuneRun
+from anneal_runtime.artifacts import identity, reference, uri_of
+from anneal_runtime.chat import ChatEncoder
+from anneal_runtime.errors import Refused
+from anneal_runtime.stage import run_stage
+from anneal_runtime.storage import join, resolve
+from anneal_trainers import base_model, sources
+
+SAMPLE_ROWS = 200
+"""Rows of a task whose shape and chat are checked here; prepare checks all of them."""
+
+
+def main() -> int:
+    """Run the stage of this pod."""
+    return run_stage(inspect, FineTuneRun)
+
+
+def cache_folder() -> Path:
+    """Return where copies of remote inputs go: the pod's /work, or $ANNEAL_CACHE_FOLDER."""
+    return Path(os.environ.get("ANNEAL_CACHE_FOLDER", "/work"))
+
+
+def inspect(run: FineTuneRun) -> FineTuneInspection:
+    """Return digests, sizes, keys, and what is published."""
+    spec = run.spec
+    if reasons := unsupported.refused(spec):
+        raise Refused("NotImplemented", "; ".join(reasons))
+    base = sources.base_uri(spec.base_model)
+    shape = base_model.shape_of(base_model.read_config(base))
+    base_model.check_fits(spec, shape)
+    encoder = ChatEncoder.from_pretrained_folder(
+        base_model.tokenizer_folder(spec, cache_folder()), spec.chat_template
+    )
+    tasks = [task_facts(task, encoder) for task in spec.tasks]
+    digest = identity(base)
+    keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks})
+    found = _published(run, keys)
+    return FineTuneInspection(
+        base_digest=digest,
+        shape=shape,
+        tasks=tasks,
+        keys=keys,
+        published=found,
+        scores=read_scores(found["evaluate"]) if "evaluate" in found else [],
+    )
+
+
+def task_facts(task: Task, encoder: ChatEncoder) -> TaskFacts:
+    """Return the digest of the task's data and how many rows it has; the first rows are checked whole."""
+    checked = 0
+    for row in itertools.islice(sources.rows(task), SAMPLE_ROWS):
+        checked += 1
+        if row.messages:
+            encoder.encode(row.chat)
+    if not checked:
+        raise Refused("InvalidRows", f"task {task.name}: {task.data.uri} holds no rows")
+    count = sum(1 for _ in sources.lines(task)) if checked == SAMPLE_ROWS else checked
+    return TaskFacts(name=task.name, digest=identity(task.data.uri), rows=count)
+
+
+def read_scores(artifact: ArtifactRef) -> list[Score]:
+    """Return the scores of a published evaluation."""
+    filesystem, path = resolve(join(artifact.uri, "scores.json"))
+    return [Score.model_validate(score) for score in json.loads(filesystem.cat_file(path))["scores"]]
+
+
+def _published(run: FineTuneRun, keys: FineTuneKeys) -> dict[str, ArtifactRef]:
+    stages = {"prepare": keys.prepare, "train": keys.train, "evaluate": keys.evaluate, "export": keys.export}
+    found = {
+        stage: reference(uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS[stage], key))
+        for stage, key in stages.items()
+    }
+    return {stage: ref for stage, ref in found.items() if ref is not None}

@@ -1,0 +1,342 @@
+"""Process 1 of a training pod: starts the ranks, judges them, speaks for them.
+
+A rank is judged by its exit code and by its heartbeats, never by a collective's timeout. When one fails, the
+others of the pod are killed at once, as they can only wait for it. SIGTERM goes to the ranks, which agree
+to stop after a step, save, and end with 75. /progress and /metrics are served from here, so they
+answer while ranks compute.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from anneal_api.outcome import EXIT_CODES, Outcome
+from anneal_api.runs import (
+    ENV_ATTEMPT,
+    ENV_NODE_RANK,
+    ENV_NODES,
+    ENV_RENDEZVOUS,
+    PROGRESS_PORT,
+    RENDEZVOUS_PORT,
+    FineTuneRun,
+    Progress,
+)
+from anneal_runtime.errors import Refused
+from anneal_runtime.stage import read_run, report
+from anneal_runtime.storage import join, resolve
+from anneal_trainers.channel import ENV_CHANNEL
+
+POLL_SECONDS = 0.1
+DUMP_SECONDS = 1.0
+"""Time ranks get to write their stacks before a hung group is killed."""
+ENV_PORT = "ANNEAL_PROGRESS_PORT"
+
+
+@dataclass
+class Rank:
+    """One rank process and what was last heard of it."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    stderr: Path
+    heard: float = field(default_factory=time.monotonic)
+    phase: str = "start"
+    progress: dict[str, Any] | None = None
+    skipped: int = 0
+    outcome: Outcome | None = None
+    steps: list[float] = field(default_factory=list)
+    stepped: float | None = None
+
+    def listen(self, stream: Any) -> None:
+        """Take in messages until the rank closes its end."""
+        for line in stream:
+            self.hear(json.loads(line), time.monotonic())
+
+    def hear(self, message: dict[str, Any], now: float) -> None:
+        """Take in one message."""
+        self.heard = now
+        self.phase = message.get("phase", self.phase)
+        if "outcome" in message:
+            self.outcome = Outcome.model_validate(message["outcome"])
+        if "progress" in message:
+            if self.stepped is not None:
+                self.steps.append(now - self.stepped)
+            self.stepped, self.progress, self.skipped = now, message["progress"], message["skipped"]
+            if self.number == 0:
+                print(json.dumps(self.progress), flush=True)  # the pod's log
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When silence counts as a hang, in seconds."""
+
+    start: float
+    hang: float | None
+
+    def of(self, rank: Rank) -> float:
+        """Return how long `rank` may be silent now."""
+        usual = self.hang or max(60.0, 5 * statistics.median(rank.steps or [0.0]))
+        return usual if rank.progress else max(self.start, usual)
+
+
+def main() -> int:
+    """Run the pod's share of the training group; return the exit code."""
+    try:
+        run = read_run(FineTuneRun)
+        commands = [
+            [sys.executable, "-m", "anneal_trainers", "rank"]
+        ] * run.spec.workers.accelerators_per_node
+        limits = Limits(run.spec.workers.start_timeout_seconds, run.spec.fault_policy.hang_timeout_seconds)
+        outcome = Launcher(commands, environments(run), limits, _dumps_uri(run)).run()
+    except Refused as error:
+        outcome = Outcome(verdict="Refused", reason=error.reason, message=error.message)
+    report(outcome)
+    return EXIT_CODES[outcome.verdict]
+
+
+def environments(run: FineTuneRun) -> list[dict[str, str]]:
+    """Return what each rank of this pod is told beside the pod's own environment."""
+    per_node = run.spec.workers.accelerators_per_node
+    node = int(os.environ.get(ENV_NODE_RANK, "0"))
+    world = int(os.environ.get(ENV_NODES, str(run.spec.workers.nodes))) * per_node
+    meet = os.environ.get(ENV_RENDEZVOUS, f"127.0.0.1:{RENDEZVOUS_PORT}")
+    return [
+        {
+            "RANK": str(node * per_node + local),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": str(world),
+            "ANNEAL_MEET": meet,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+        for local in range(per_node)
+    ]
+
+
+class Launcher:
+    """Starts `commands` as ranks and watches them to the end."""
+
+    def __init__(
+        self,
+        commands: Sequence[list[str]],
+        environments: Sequence[dict[str, str]],
+        limits: Limits,
+        dumps_uri: str | None = None,
+    ) -> None:
+        self._commands = commands
+        self._environments = environments
+        self._limits = limits
+        self._dumps_uri = dumps_uri
+        self._terminated = False
+        self._scratch = Path(mkdtemp(prefix="anneal-launcher-"))
+        self.ranks: list[Rank] = []
+
+    def run(self) -> Outcome:
+        """Return what became of the group's ranks on this pod."""
+        signal.signal(signal.SIGTERM, lambda *_: self._terminate())
+        server = serve(self, int(os.environ.get(ENV_PORT, PROGRESS_PORT)))
+        try:
+            pairs = zip(self._commands, self._environments, strict=True)
+            self.ranks = [self._start(n, command, extra) for n, (command, extra) in enumerate(pairs)]
+            return self._watch()
+        finally:
+            self._kill()
+            if server is not None:
+                server.shutdown()
+                server.server_close()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _start(self, number: int, command: list[str], extra: dict[str, str]) -> Rank:
+        reading, writing = os.pipe()
+        stderr = self._scratch / f"rank-{number}.stderr"
+        with stderr.open("wb") as errors:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **extra, ENV_CHANNEL: str(writing)},
+                pass_fds=[writing],
+                stderr=errors,
+                start_new_session=True,
+            )
+        os.close(writing)
+        rank = Rank(number, process, stderr)
+        stream = os.fdopen(reading)
+        threading.Thread(target=_listen, args=(rank, stream), daemon=True).start()
+        if self._terminated:
+            process.send_signal(signal.SIGTERM)
+        return rank
+
+    def _watch(self) -> Outcome:
+        while True:
+            if (failed := self._first_failed()) is not None:
+                self._kill()
+                return self._describe(failed)
+            if all(rank.process.poll() == 0 for rank in self.ranks):
+                time.sleep(POLL_SECONDS)  # the last message may still be in the pipe
+                return self.ranks[0].outcome or Outcome(verdict="Succeeded", reason="Done")
+            if (hung := self._hung(time.monotonic())) is not None:
+                return self._end_hang(hung)
+            time.sleep(POLL_SECONDS)
+
+    def _first_failed(self) -> Rank | None:
+        failed = [rank for rank in self.ranks if rank.process.poll() not in (None, 0)]
+        # Of several that ended within one poll, one that lost its peer is the victim, not the cause.
+        return min(
+            failed, key=lambda r: (r.process.returncode == EXIT_CODES["Retry"], r.number), default=None
+        )
+
+    def _hung(self, now: float) -> Rank | None:
+        silent = [
+            rank
+            for rank in self.ranks
+            if rank.process.poll() is None and now - rank.heard > self._limits.of(rank)
+        ]
+        return min(silent, key=lambda rank: (rank.phase == "reduce", rank.heard), default=None)
+
+    def _describe(self, rank: Rank) -> Outcome:
+        time.sleep(POLL_SECONDS)
+        _show(rank)
+        if rank.outcome is not None:
+            return rank.outcome
+        code, tail = rank.process.returncode, _tail(rank.stderr)
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = "; out of memory?" if name == "SIGKILL" else ""
+            return Outcome(
+                verdict="Failed",
+                reason="RankKilled",
+                message=f"rank {rank.number} of this pod was ended by {name}{hint} {tail}",
+            )
+        verdicts = {number: verdict for verdict, number in EXIT_CODES.items()}
+        return Outcome(
+            verdict=verdicts.get(code, "Failed"),  # type: ignore[arg-type]
+            reason="RankFailed",
+            message=f"rank {rank.number} of this pod ended with exit code {code}: {tail}",
+        )
+
+    def _end_hang(self, hung: Rank) -> Outcome:
+        for rank in self.ranks:
+            _signal(rank, signal.SIGUSR1)
+        time.sleep(DUMP_SECONDS)
+        self._keep_dumps()
+        self._kill()
+        silent = time.monotonic() - hung.heard
+        message = f"rank {hung.number} of this pod gave no sign for {silent:.0f} s in phase {hung.phase}"
+        if hung.phase == "reduce":
+            return Outcome(verdict="Retry", reason="PeerHung", message=f"{message}: it waits for another pod")
+        return Outcome(verdict="Failed", reason="Hang", message=message)
+
+    def _keep_dumps(self) -> None:
+        for rank in self.ranks:
+            _show(rank)
+            if self._dumps_uri is not None:
+                with contextlib.suppress(OSError):
+                    filesystem, path = resolve(self._dumps_uri)
+                    filesystem.makedirs(path, exist_ok=True)
+                    name = f"{os.uname().nodename}-rank-{rank.number}.stacks"
+                    filesystem.put_file(str(rank.stderr), f"{path}/{name}")
+
+    def _terminate(self) -> None:
+        self._terminated = True
+        for rank in self.ranks:
+            _signal(rank, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        for rank in self.ranks:
+            _signal(rank, signal.SIGKILL)
+        for rank in self.ranks:
+            rank.process.wait()
+
+    def progress(self) -> Progress:
+        """Return where the run stands, as the first rank of the pod last said."""
+        known = (self.ranks[0].progress if self.ranks else None) or {}
+        return Progress.model_validate({"attempt": int(os.environ.get(ENV_ATTEMPT, "1"))} | known)
+
+    def metrics(self) -> str:
+        """Return the same for Prometheus, in its text format."""
+        progress, now = self.progress(), time.monotonic()
+        gauges: dict[str, float | None] = {
+            "anneal_train_step": progress.step,
+            "anneal_train_steps_planned": progress.total_steps,
+            "anneal_train_loss": progress.loss,
+            "anneal_train_validation_loss": progress.validation_loss,
+            "anneal_train_learning_rate": progress.learning_rate,
+            "anneal_train_tokens_per_second": progress.tokens_per_second,
+            "anneal_train_skipped_steps": self.ranks[0].skipped if self.ranks else 0,
+            "anneal_train_silence_seconds": max((now - r.heard for r in self.ranks), default=0.0),
+        }
+        lines = [f"# TYPE {n} gauge\n{n} {v}\n" for n, v in gauges.items() if v is not None]
+        tasks = [f'anneal_train_task_loss{{task="{n}"}} {v}\n' for n, v in progress.task_losses.items()]
+        return "".join([*lines, *(["# TYPE anneal_train_task_loss gauge\n", *tasks] if tasks else [])])
+
+
+def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
+    """Answer /progress and /metrics; training goes on where the port is taken."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/progress":
+                self._answer("application/json", launcher.progress().model_dump_json(by_alias=True))
+            elif self.path == "/metrics":
+                self._answer("text/plain; version=0.0.4", launcher.metrics())
+            else:
+                self.send_error(404)
+
+        def _answer(self, kind: str, text: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing: the log is the ranks'."""
+
+    try:
+        server = ThreadingHTTPServer(("", port), Handler)
+    except OSError as error:
+        print(f"progress is not served: port {port}: {error}", file=sys.stderr)
+        return None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def _listen(rank: Rank, stream: Any) -> None:
+    with stream:
+        rank.listen(stream)
+
+
+def _dumps_uri(run: FineTuneRun) -> str:
+    attempt = os.environ.get(ENV_ATTEMPT, "1")
+    return join(
+        run.spec.output.uri,
+        run.namespace,
+        "runs",
+        f"{run.name}-{run.uid[:8]}",
+        f"attempt-{attempt}",
+        "stacks",
+    )
+
+
+def _signal(rank: Rank, number: int) -> None:
+    if rank.process.poll() is None:
+        rank.process.send_signal(number)
+
+
+def _show(rank: Rank) -> None:
+    sys.stderr.write(rank.stderr.read_text(errors="replace"))
+    sys.stderr.flush()
+
+
+def _tail(path: Path) -> str:
+    return path.read_text(errors="replace").strip()[-600:]
