@@ -216,8 +216,8 @@ def _commit(uri: str, folder: Path, manifest: Manifest) -> ArtifactRef:
 
 
 def _rename(folder: Path, target: Path) -> None:
-    folder.chmod(0o755)
     for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o755 if path.is_dir() else 0o644)  # writers differ, and readers run as other users
         _sync(path)
     try:
         folder.rename(target)

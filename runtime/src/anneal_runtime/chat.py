@@ -110,6 +110,13 @@ class ChatEncoder:
             after_answer = answer
         return Encoded(ids, learned)
 
+    def encode_document(self, text: str) -> Encoded:
+        """Return the ids of a plain text that is learned whole, closed by the end-of-sequence token."""
+        named = self.tokenizer.token_to_id(self._variables.get("eos_token", ""))
+        ids = [*self._plain.encode(text, add_special_tokens=False).ids]
+        ids.append(self.eos_ids[0] if named is None else named)
+        return Encoded(ids, [True] * len(ids))
+
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
