@@ -1,0 +1,187 @@
+"""Which replica takes a request, and who waits for one.
+
+A request goes to the ready replica with the fewest outstanding tokens among those with a free slot; the others
+wait here, in order, so that a replica's own queue stays short and a new replica is used at once.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anneal_serving.gateway.errors import ApiError
+
+REST_SECONDS = 1.0
+REST_LIMIT = 15.0
+_SMOOTHING = 0.2
+
+
+class Moved(Exception):
+    """The routes have changed while the request waited; it starts over on the new ones."""
+
+
+@dataclass
+class Replica:
+    """What the gateway knows of one replica."""
+
+    address: str
+    tokens: int = 0
+    """Outstanding: prompt tokens and tokens still to be generated."""
+    requests: int = 0
+    failures: int = 0
+    rests_until: float = 0.0
+
+
+class Lease:
+    """A request's hold on a replica."""
+
+    def __init__(self, balancer: "Balancer", replica: Replica, tokens: int, now: float) -> None:
+        self._balancer = balancer
+        self._replica = replica
+        self._tokens = tokens
+        self._since = now
+        self._held = True
+        replica.tokens += tokens
+        replica.requests += 1
+
+    @property
+    def address(self) -> str:
+        """host:port of the replica."""
+        return self._replica.address
+
+    def progress(self, tokens: int) -> None:
+        """Note that `tokens` have arrived."""
+        done = min(tokens, self._tokens)
+        self._tokens -= done
+        self._replica.tokens -= done
+        self._replica.failures = 0
+
+    def release(self, *, failed: bool = False) -> None:
+        """Give the slot back; a replica that failed rests for a while. A second call does nothing."""
+        if not self._held:
+            return
+        self._held = False
+        self._replica.tokens -= self._tokens
+        self._replica.requests -= 1
+        self._balancer.released(self._replica, self._since, failed)
+
+
+class Balancer:
+    """The replicas of one version and the queue in front of them.
+
+    Args:
+        slots: sequences one replica runs at once.
+        max_queue: requests that may wait.
+    """
+
+    def __init__(self, slots: int, max_queue: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = slots
+        self._max_queue = max_queue
+        self._clock = clock
+        self._replicas: dict[str, Replica] = {}
+        self._waiting: deque[tuple[int, asyncio.Future[Lease]]] = deque()
+        self._seconds = 1.0
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Ready replicas."""
+        return sorted(self._replicas)
+
+    def update(self, addresses: set[str]) -> None:
+        """Take the ready replicas; what runs on one that left goes on."""
+        kept = {address: self._replicas.get(address) or Replica(address) for address in sorted(addresses)}
+        self._replicas = kept
+        self._dispatch()
+
+    async def acquire(self, tokens: int, timeout: float) -> Lease:
+        """Return a lease for a request of `tokens`, waiting for a slot up to `timeout` seconds.
+
+        Raises:
+            ApiError: 429 when the queue is full, 503 when no slot came free in time.
+            Moved: the balancer was closed.
+        """
+        if self._closed:
+            raise Moved
+        if not self._waiting and (replica := self._pick()):
+            return Lease(self, replica, tokens, self._clock())
+        if len(self._waiting) >= self._max_queue:
+            raise self._full()
+        entry = (tokens, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        return await self._wait(entry, timeout)
+
+    def close(self) -> None:
+        """Send everyone who waits to the new routes."""
+        self._closed = True
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(Moved())
+        self._waiting.clear()
+
+    def released(self, replica: Replica, since: float, failed: bool) -> None:
+        """Take a slot back (called by Lease)."""
+        now = self._clock()
+        if failed:
+            delay = min(REST_SECONDS * 2**replica.failures, REST_LIMIT)
+            replica.failures += 1
+            replica.rests_until = now + delay
+            asyncio.get_running_loop().call_later(delay, self._dispatch)
+        else:
+            self._seconds += _SMOOTHING * (now - since - self._seconds)
+        self._dispatch()
+
+    async def _wait(self, entry: tuple[int, asyncio.Future[Lease]], timeout: float) -> Lease:
+        future = entry[1]
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except BaseException as error:
+            self._leave(entry)
+            if isinstance(error, TimeoutError):
+                raise self._too_late() from None
+            raise
+
+    def _leave(self, entry: tuple[int, asyncio.Future[Lease]]) -> None:
+        """Leave the queue; a lease that came in the same moment is given back."""
+        future = entry[1]
+        if entry in self._waiting:
+            self._waiting.remove(entry)
+        elif not future.cancelled() and future.exception() is None:
+            future.result().release()
+
+    def _dispatch(self) -> None:
+        while self._waiting and (replica := self._pick()):
+            tokens, future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(Lease(self, replica, tokens, self._clock()))
+
+    def _pick(self) -> Replica | None:
+        now = self._clock()
+        free = [r for r in self._replicas.values() if r.requests < self._slots and r.rests_until <= now]
+        return min(free, key=lambda r: (r.tokens, r.requests, r.address), default=None)
+
+    def _full(self) -> ApiError:
+        seconds = retry_after(len(self._waiting), self._slots * len(self._replicas), self._seconds)
+        message = f"{len(self._waiting)} requests wait already (spec.gateway.maxQueue); try again later"
+        return ApiError(429, message, code="queue_full", retry_after=seconds)
+
+    def _too_late(self) -> ApiError:
+        message = (
+            "no slot came free in time (spec.gateway.requestTimeoutSeconds)"
+            if self._replicas
+            else "no replica is ready; the model is starting or its replicas have failed"
+        )
+        return ApiError(503, message, code="not_ready", retry_after=5)
+
+
+def retry_after(waiting: int, slots: int, seconds: float) -> int:
+    """Return whole seconds until a queue of `waiting` is through, at `seconds` a request in each slot."""
+    return max(1, min(600, math.ceil((waiting + 1) * seconds / max(1, slots))))

@@ -1,0 +1,123 @@
+"""What the gateway tells about itself: one JSON line a request, and Prometheus metrics. Never a prompt."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class JsonFormatter(logging.Formatter):
+    """A log record as one line of JSON; `extra` becomes fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _OWN}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr() -> None:
+    """Send all logs to stderr as JSON; libraries only from warnings up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("anneal").setLevel(logging.INFO)
+
+
+@dataclass
+class Record:
+    """What is known of a request when it ends."""
+
+    route: str
+    identity: str
+    stream: bool = False
+    status: int = 500
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retries: int = 0
+    replica: str = ""
+    finish: str = ""
+    error: str = ""
+    began: float = field(default_factory=time.monotonic)
+    queued: float | None = None
+    first_token: float | None = None
+
+    def fields(self, now: float) -> dict[str, Any]:
+        """Return the log line's fields."""
+        return {
+            "requestId": self.identity,
+            "route": self.route,
+            "stream": self.stream,
+            "status": self.status,
+            "promptTokens": self.prompt_tokens,
+            "completionTokens": self.completion_tokens,
+            "retries": self.retries,
+            "replica": self.replica,
+            "finishReason": self.finish,
+            "error": self.error,
+            "queueSeconds": _rounded(self.queued),
+            "firstTokenSeconds": _rounded(self.first_token),
+            "seconds": _rounded(now - self.began),
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+class Telemetry:
+    """The gateway's metrics and its request log.
+
+    `waiting` and a replica's own gauge of the same name add up: a request waits in one place only.
+    """
+
+    def __init__(self, waiting: Callable[[], float], replicas: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        self._log = logging.getLogger("anneal.gateway")
+        self._gauge("anneal_requests_waiting", "Requests that wait for a slot.").set_function(waiting)
+        self._gauge("anneal_gateway_replicas", "Replicas that are ready.").set_function(replicas)
+        self.in_flight = self._gauge("anneal_gateway_requests_in_flight", "Requests being worked on.")
+        self._requests = Counter(
+            "anneal_gateway_requests", "Requests, ended.", ["route", "code"], registry=self.registry
+        )
+        self._tokens = Counter("anneal_gateway_tokens", "Tokens.", ["kind"], registry=self.registry)
+        self._retries = Counter("anneal_gateway_retries", "Moves to another replica.", registry=self.registry)
+        self._seconds = self._histogram("anneal_gateway_request_seconds", "Duration of requests.")
+        self._first = self._histogram("anneal_gateway_first_token_seconds", "Time to the first token.")
+
+    def ended(self, record: Record) -> None:
+        """Count and log a request that has ended."""
+        now = time.monotonic()
+        self._requests.labels(record.route, str(record.status)).inc()
+        self._tokens.labels("prompt").inc(record.prompt_tokens)
+        self._tokens.labels("completion").inc(record.completion_tokens)
+        self._retries.inc(record.retries)
+        self._seconds.observe(now - record.began)
+        if record.first_token is not None:
+            self._first.observe(record.first_token)
+        self._log.info("request", extra=record.fields(now))
+
+    def exposition(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, registry=self.registry, buckets=_SECONDS)
