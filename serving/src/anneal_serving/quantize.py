@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -64,12 +65,17 @@ def run(config: DeploymentRun) -> PublishResult:
         publication.metadata.update(
             method=recipe.method,
             groupSize=recipe.group_size,
-            tasks=manifest.metadata["tasks"],
+            tasks=task_names(manifest.metadata["tasks"]),
             calibrationRows=len(rows),
             calibrationTokens=sum(len(r) for r in rows),
             relativeError=figures.summary(),
         )
     return PublishResult(artifact=publication.published)
+
+
+def task_names(tasks: list[Any]) -> list[str]:
+    """Return the tasks' names in the order that reference rows count them, from a model's metadata."""
+    return [task if isinstance(task, str) else str(task["name"]) for task in tasks]
 
 
 def calibration_path(config: DeploymentRun, source: Path) -> Path:

@@ -1,0 +1,134 @@
+"""The checkpoint is TensorRT-LLM's to the letter, and its reader gives back weights that are near the model's."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from anneal_api.modeldeployment import Quantization
+from anneal_runtime.errors import Refused
+from anneal_serving import quantize
+from anneal_serving.checkpoint import Checkpoint, Writer
+
+from .conftest import write_model
+
+
+def recipe(method: str = "rtn", group: int = 32) -> Quantization:
+    return Quantization.model_validate({"method": method, "groupSize": group})
+
+
+def made(source: Path, target: Path, recipe: Quantization, rows: int = 0) -> Checkpoint:
+    target.mkdir()
+    found = quantize.calibration_rows(source / "calibration.safetensors", rows) if rows else []
+    quantize.quantize(source, target, recipe, found)
+    return Checkpoint(target)
+
+
+def test_config_has_the_documented_keys(model_folder: Path, tmp_path: Path) -> None:
+    config = made(model_folder, tmp_path / "out", recipe(group=64)).config
+    assert config["architecture"] == "LlamaForCausalLM"
+    assert config["position_embedding_type"] == "rope_gpt_neox"
+    assert config["rotary_base"] == 20000.0
+    assert config["rotary_scaling"] == {"type": "linear", "factor": 4.0}
+    assert config["mapping"] == {"world_size": 1, "tp_size": 1, "pp_size": 1}
+    assert config["quantization"] == {
+        "quant_algo": "W4A16_AWQ",
+        "kv_cache_quant_algo": None,
+        "group_size": 64,
+        "has_zero_point": False,
+        "pre_quant_scale": True,
+        "exclude_modules": ["lm_head"],
+    }
+
+
+def test_tensors_have_the_documented_names_types_and_shapes(model_folder: Path, tmp_path: Path) -> None:
+    made(model_folder, tmp_path / "out", recipe(group=64))
+    tensors = load_file(tmp_path / "out/rank0.safetensors")
+    layer = "transformer.layers.1."
+    shapes = {
+        "transformer.vocab_embedding.weight": ("float16", (512, 128)),
+        "lm_head.weight": ("float16", (512, 128)),
+        "transformer.ln_f.weight": ("float16", (128,)),
+        f"{layer}attention.qkv.weight": ("int8", (128, 128)),
+        f"{layer}attention.qkv.weights_scaling_factor": ("float16", (256, 2)),
+        f"{layer}attention.qkv.prequant_scaling_factor": ("float16", (128,)),
+        f"{layer}mlp.proj.weight": ("int8", (64, 256)),
+        f"{layer}mlp.proj.weights_scaling_factor": ("float16", (128, 4)),
+        f"{layer}input_layernorm.weight": ("float16", (128,)),
+        f"{layer}post_layernorm.weight": ("float16", (128,)),
+    }
+    assert {n: (str(tensors[n].dtype), tensors[n].shape) for n in shapes} == shapes
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_reader_returns_the_models_weights_within_a_step(model_folder: Path, tmp_path: Path, group: int) -> None:
+    restored = dict(made(model_folder, tmp_path / "out", recipe(group=group)).hugging_face())
+    for name, weight in load_file(model_folder / "model.safetensors").items():
+        width = min(group, weight.shape[-1]) if weight.ndim == 2 and "embed" not in name else 1
+        steps = np.abs(weight.reshape(-1, width)).max(1, keepdims=True) / 8
+        error = np.abs(restored[name] - weight).reshape(-1, width)
+        assert (error <= (steps * 1.02 if width > 1 else 1e-3 * (1 + steps * 8))).all(), name
+
+
+def test_gate_and_fc_are_not_exchanged(model_folder: Path, tmp_path: Path) -> None:
+    checkpoint = made(model_folder, tmp_path / "out", recipe())
+    weights = load_file(model_folder / "model.safetensors")
+    for ours, theirs in (("mlp.fc", "gate_proj"), ("mlp.gate", "up_proj")):
+        truth = weights[f"model.layers.0.mlp.{theirs}.weight"]
+        assert np.abs(checkpoint.linear(0, ours).weight() - truth).mean() < 0.1 * np.abs(truth).mean()
+
+
+def test_awq_shares_input_factors_and_beats_rounding(model_folder: Path, tmp_path: Path) -> None:
+    aware = made(model_folder, tmp_path / "awq", recipe("awq"), rows=16)
+    linear = [aware.linear(1, name) for name in ("mlp.fc", "mlp.gate", "attention.qkv")]
+    assert np.array_equal(linear[0].prequant, linear[1].prequant)
+    assert not np.array_equal(linear[2].prequant, np.ones(128))
+
+
+def test_qwen2_keeps_its_bias_and_an_own_head(tmp_path: Path) -> None:
+    source = write_model(
+        tmp_path / "qwen", architectures=["Qwen2ForCausalLM"], model_type="qwen2", tie_word_embeddings=False
+    )
+    checkpoint = made(source, tmp_path / "out", recipe())
+    assert checkpoint.config["qwen_type"] == "qwen2"
+    assert not checkpoint.decoder.tied
+    weights = load_file(source / "model.safetensors")
+    restored = dict(checkpoint.hugging_face())
+    name = "model.layers.0.self_attn.k_proj.bias"
+    assert np.allclose(restored[name], weights[name], atol=2e-3)
+
+
+def test_a_group_that_does_not_divide_is_refused_by_name(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "odd")
+    config = json.loads((source / "config.json").read_text()) | {"intermediate_size": 192}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Refused, match=r"groupSize: 128 does not divide the 192 inputs of mlp.proj; use 64 or 32"):
+        quantize.quantize(source, tmp_path, recipe(group=128), [])
+
+
+def test_calibration_rows_are_spread_over_the_file(model_folder: Path) -> None:
+    path = model_folder / "calibration.safetensors"
+    every = quantize.calibration_rows(path, 100)
+    four = quantize.calibration_rows(path, 4)
+    assert len(every) == 16
+    assert [row.tolist() for row in four] == [every[i].tolist() for i in (0, 4, 8, 12)]
+
+
+def test_a_writer_left_incomplete_is_an_error(tmp_path: Path) -> None:
+    specs = {"a": (np.dtype(np.float32), (2,)), "b": (np.dtype(np.float16), (3,))}
+    with pytest.raises(ValueError, match=r"not written: \['b'\]"):
+        with Writer(tmp_path / "x", specs) as writer:
+            writer.write("a", np.ones(2))
+
+
+def test_a_streamed_file_is_read_by_safetensors(tmp_path: Path) -> None:
+    specs = {"a": (np.dtype(np.float32), (2,)), "b": (np.dtype(np.int8), (1, 3))}
+    with Writer(tmp_path / "x", specs) as writer:
+        writer.write("b", np.array([[1, 2, 3]]))
+        writer.write("a", np.array([0.5, 1.5]))
+    with safe_open(tmp_path / "x", framework="numpy") as file:
+        assert file.get_tensor("a").tolist() == [0.5, 1.5]
+        assert file.get_tensor("b").tolist() == [[1, 2, 3]]
