@@ -1,0 +1,1 @@
+"""The operator: turns FineTuneJobs and ModelDeployments into Jobs, Deployments and a status."""

@@ -1,0 +1,1 @@
+"""FineTuneJob: observe, decide, and one file for each policy."""

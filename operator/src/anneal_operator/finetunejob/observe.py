@@ -1,0 +1,50 @@
+"""What there is to know about a FineTuneJob before anything is decided."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import ValidationError
+
+from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from anneal_api.runs import FineTuneRun, Progress
+from anneal_operator import naming, plan
+from anneal_operator.decision import Object
+from anneal_operator.observed import Children
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A FineTuneJob, its children by owner UID, and what its first pod says of its progress."""
+
+    resource: Object
+    children: Children
+    progress: Progress | None = None
+
+    @property
+    def deleting(self) -> bool:
+        """Whether the job is on its way out."""
+        return "deletionTimestamp" in self.resource["metadata"]
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The spec with its defaults; raises ValidationError when the CRD is not this version's."""
+        return FineTuneJobSpec.model_validate(self.resource["spec"])
+
+    @property
+    def status(self) -> FineTuneJobStatus:
+        """The stored status; an empty one when it is missing or of a shape this version does not know."""
+        try:
+            return FineTuneJobStatus.model_validate(self.resource.get("status", {}))
+        except ValidationError:
+            return FineTuneJobStatus()
+
+    @property
+    def plan_name(self) -> str:
+        """Name of the ConfigMap that holds the plan: one for each FineTuneJob, whoever makes it first."""
+        meta = self.resource["metadata"]
+        return naming.child_name(meta["name"], "plan", meta["uid"])
+
+    @cached_property
+    def plan(self) -> plan.Plan[FineTuneRun] | None:
+        """The plan, once it is frozen."""
+        return plan.thaw(self.plan_name, self.children.config_maps.get(self.plan_name), FineTuneRun)

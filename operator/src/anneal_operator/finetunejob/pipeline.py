@@ -1,0 +1,162 @@
+"""The stages of a planned run: prepare, train, then evaluate and export side by side.
+
+A stage whose key is published is not run again. What a stage published is written to the status, so its Job and
+pod may go; a pod that went before it was read is made up for by inspecting the store once more.
+"""
+
+from anneal_api.base import ArtifactRef
+from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from anneal_api.outcome import EvaluateResult, FineTuneInspection, Outcome, PublishResult
+from anneal_api.profiles import OperatorConfig
+from anneal_api.runs import FineTuneRun
+from anneal_operator import conditions, stages
+from anneal_operator import config as settings
+from anneal_operator.draft import Draft
+from anneal_operator.finetunejob import finish, resources, status, training
+from anneal_operator.finetunejob.observe import Observed
+from anneal_operator.finetunejob.resources import Site
+from anneal_operator.plan import Plan
+
+PUBLISHES = {
+    "prepare": ("dataset", "DataPrepared"),
+    "evaluate": ("evaluation", "Evaluated"),
+    "export": ("merged", "Exported"),
+}
+"""Stage to the status field and the condition it fills."""
+
+
+def run(
+    draft: Draft[FineTuneJobStatus],
+    observed: Observed,
+    plan: Plan[FineTuneRun],
+    spec: FineTuneJobSpec,
+    config: OperatorConfig,
+) -> None:
+    """Take the run as far as it goes today."""
+    site = Site(
+        draft.owner,
+        draft.namespace,
+        plan.run,
+        plan.config_map,
+        plan.images.trainers,
+        settings.plain_cpu(config),
+    )
+    _restore(draft, plan)
+    last = ["evaluate", "export"] if plan.run.spec.output.merge else ["evaluate"]
+    if not _prepare(draft, observed, site, last):
+        return
+    if not training.train(draft, observed, site, spec):
+        return
+    published = [_publish(draft, observed, site, stage) for stage in last]
+    if all(published):
+        finish.complete(draft)
+
+
+def _restore(draft: Draft[FineTuneJobStatus], plan: Plan[FineTuneRun]) -> None:
+    """Say again what a plan implies, in case the status was lost."""
+    draft.update(run=plan.identity)
+    if not conditions.is_true(draft.status.conditions, "Inspected"):
+        draft.condition("Inspected", True, "Inspected", f"see ConfigMap {plan.config_map}")
+    if not conditions.is_true(draft.status.conditions, "PlanReady"):
+        draft.condition("PlanReady", True, "Planned", f"plan {plan.identity} is kept in {plan.config_map}")
+
+
+def _prepare(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, last: list[str]) -> bool:
+    published = inspection(site).published
+    if all(stage in published for stage in ["train", *last]):
+        if not conditions.is_true(draft.status.conditions, "DataPrepared"):
+            draft.condition("DataPrepared", True, "NotNeeded", "all that is made of the data is published")
+        return True
+    return _publish(draft, observed, site, "prepare")
+
+
+def _publish(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str) -> bool:
+    """Return whether a stage's artifact is published, after doing what gets it there."""
+    field, condition = PUBLISHES[stage]
+    if getattr(draft.status.artifacts, field):
+        return True
+    found = inspection(site).published.get(stage)
+    if found:
+        _published(draft, stage, found, "AlreadyPublished")
+        if stage == "evaluate":
+            draft.update(scores=status.scores(inspection(site).scores))
+        return True
+    step = stages.follow(draft, observed.children, resources.stage(site, site.name(stage), stage))
+    if step.state == "running":
+        stuck = step.stuck
+        draft.condition(
+            condition,
+            False,
+            stuck.reason if stuck else "Running",
+            stuck.message if stuck else f"Job {site.name(stage)}",
+            warning=bool(stuck),
+        )
+        return False
+    return _ended(draft, observed, site, stage, step)
+
+
+def _ended(
+    draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str, step: stages.Step
+) -> bool:
+    if step.state == "silent":
+        return _recover(draft, observed, site, stage)
+    if step.state == "failed" and step.outcome:
+        draft.condition(PUBLISHES[stage][1], False, step.outcome.reason, step.outcome.message)
+        finish.fail(draft, step.outcome.reason, f"stage {stage}: {step.outcome.message}")
+        return False
+    if step.outcome:
+        _record(draft, stage, step.outcome)
+    return True
+
+
+def _record(draft: Draft[FineTuneJobStatus], stage: str, outcome: Outcome) -> None:
+    if stage == "evaluate":
+        result = EvaluateResult.model_validate(outcome.result)
+        draft.update(scores=status.scores(result.scores))
+        _published(draft, stage, result.artifact, "Published")
+    else:
+        _published(draft, stage, PublishResult.model_validate(outcome.result).artifact, "Published")
+
+
+def _recover(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str) -> bool:
+    found, known = recovered(draft, observed, site, stage)
+    if not known:
+        return False
+    if found is None:
+        finish.fail(
+            draft, "ResultLost", f"Job {site.name(stage)} succeeded, but its artifact is not in the store"
+        )
+        return False
+    _published(draft, stage, found, "Published")
+    return True
+
+
+def recovered(
+    draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str
+) -> tuple[ArtifactRef | None, bool]:
+    """Ask the store for what a vanished pod published; the second value says whether it has answered."""
+    wanted = resources.stage(site, site.name("inspect", stage), "inspect")
+    step = stages.follow(draft, observed.children, wanted)
+    if step.state == "running":
+        return None, False
+    if step.outcome is None and step.job:
+        draft.remove(step.job)
+        return None, False
+    if step.state == "failed" or step.outcome is None:
+        return None, True
+    seen = FineTuneInspection.model_validate(step.outcome.result)
+    if stage == "evaluate":
+        draft.update(scores=status.scores(seen.scores))
+    return seen.published.get(stage), True
+
+
+def _published(draft: Draft[FineTuneJobStatus], stage: str, ref: ArtifactRef, reason: str) -> None:
+    field, condition = PUBLISHES[stage]
+    draft.update(artifacts=draft.status.artifacts.model_copy(update={field: ref}))
+    draft.condition(condition, True, reason, f"{ref.uri} {ref.digest}")
+
+
+def inspection(site: Site) -> FineTuneInspection:
+    """Return what inspection found out; a plan always has it."""
+    assert site.run.inspection is not None
+    return site.run.inspection

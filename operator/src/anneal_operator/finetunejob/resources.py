@@ -1,0 +1,196 @@
+"""Builders of a FineTuneJob's children; every one is a function of the run and nothing else."""
+
+from dataclasses import dataclass
+
+from anneal_api.artifacts import canonical
+from anneal_api.base import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, wire
+from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.profiles import AcceleratorProfile
+from anneal_api.runs import (
+    ENV_ATTEMPT,
+    ENV_NODES,
+    ENV_RENDEZVOUS,
+    PROGRESS_PORT,
+    RENDEZVOUS_PORT,
+    FineTuneRun,
+)
+from anneal_operator import naming, objects, plan, pods, uris
+from anneal_operator.decision import Object
+
+REQUESTS = {
+    "inspect": {"cpu": "100m", "memory": "256Mi"},
+    "prepare": {"cpu": "200m", "memory": "512Mi"},
+    "train": {"cpu": "500m", "memory": "1Gi"},
+    "evaluate": {"cpu": "300m", "memory": "1Gi"},
+    "export": {"cpu": "300m", "memory": "1Gi"},
+    "delete": {"cpu": "100m", "memory": "128Mi"},
+}
+"""What a stage's pod asks for unless the accelerator's overlay says otherwise; none has a CPU limit."""
+TRAIN_GRACE = 120
+"""Seconds a training group gets to save a checkpoint."""
+DELETE_TTL = 600
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where children are made: the owner, the run they follow, and the images they use."""
+
+    owner: Object
+    namespace: str
+    run: FineTuneRun
+    config_map: str
+    image: str
+    plain: AcceleratorProfile
+
+    def name(self, stage: str, *parts: object) -> str:
+        """Return the deterministic name of a child."""
+        return naming.child_name(self.run.name, stage, self.run.uid, stage, *parts)
+
+
+def labels(run: FineTuneRun, stage: str, attempt: int | None = None) -> dict[str, str]:
+    """Return the labels of a child."""
+    common = {LABEL_JOB: naming.label_value(run.name), LABEL_STAGE: stage}
+    return common if attempt is None else {**common, LABEL_ATTEMPT: str(attempt)}
+
+
+def metadata(site: Site, name: str, stage: str, attempt: int | None = None) -> Object:
+    """Return the metadata of a child."""
+    notes = {pods.OWNER_ANNOTATION: site.run.name}
+    return objects.meta(name, site.namespace, site.owner, labels(site.run, stage, attempt), notes)
+
+
+def run_config(site: Site) -> Object:
+    """Return the ConfigMap of the inspect stage, whose run is not planned yet."""
+    meta = metadata(site, site.config_map, "inspect")
+    return objects.config_map(meta, {plan.RUN_KEY: plan.text(site.run)}, immutable=True)
+
+
+def stage(site: Site, name: str, stage: str, *, command: str | None = None) -> Object:
+    """Return the Job of a stage that is one pod."""
+    work = _work(site, stage, command or stage, accelerated=stage in ("evaluate", "export"))
+    note = {pods.OWNER_ANNOTATION: site.run.name}
+    template = pods.template(work, labels(site.run, stage), note)
+    return objects.stage_job(metadata(site, name, stage), template)
+
+
+def artifact_deletion(site: Site, name: str) -> Object:
+    """Return the Job that removes what the run has published; it removes itself afterwards."""
+    made = stage(site, name, "delete")
+    return {**made, "spec": {**made["spec"], "ttlSecondsAfterFinished": DELETE_TTL}}
+
+
+def _work(site: Site, stage: str, command: str, *, accelerated: bool) -> pods.Work:
+    spec = site.run.spec
+    return pods.Work(
+        image=site.image,
+        command=("python3", "-m", "anneal_trainers", command),
+        config_map=site.config_map,
+        config_key=plan.RUN_KEY,
+        claims=claims(spec),
+        secrets=secrets(spec),
+        profile=site.run.accelerator if accelerated else site.plain,
+        requests=REQUESTS[stage],
+        accelerators=1 if accelerated else 0,
+        service_account=spec.service_account_name,
+    )
+
+
+def claims(spec: FineTuneJobSpec) -> dict[str, bool]:
+    """Return the claims of a run; the store's alone is writable."""
+    inputs = [spec.base_model.uri, spec.adapter.init_from, *(task.data.uri for task in spec.tasks)]
+    return uris.claims(inputs, [spec.output.uri])
+
+
+def secrets(spec: FineTuneJobSpec) -> list[str]:
+    """Return the Secrets of a run, each once."""
+    refs = (spec.base_model.secret_ref, spec.output.secret_ref)
+    return sorted({ref.name for ref in refs if ref})
+
+
+def train_name(site: Site, attempt: int) -> str:
+    """Return the name of an attempt's Job."""
+    return naming.child_name(site.run.name, f"train-{attempt}", site.run.uid, "train", attempt)
+
+
+def service_name(site: Site) -> str:
+    """Return the name of the Service of all attempts; pods of different attempts have different host names."""
+    return naming.child_name(site.run.name, "train", site.run.uid, "service")
+
+
+def train_service(site: Site) -> Object:
+    """Return the Service by which the pods of a group find each other before they are ready."""
+    ports = {"rendezvous": RENDEZVOUS_PORT, "metrics": PROGRESS_PORT}
+    meta = metadata(site, service_name(site), "train")
+    return objects.headless_service(meta, labels(site.run, "train"), ports, not_ready=True)
+
+
+def train_job(site: Site, attempt: int) -> Object:
+    """Return the Indexed Job of one attempt: one pod a node, all or nothing."""
+    name, workers = train_name(site, attempt), site.run.spec.workers
+    tags = labels(site.run, "train", attempt)
+    template = pods.template(_train_work(site, name, attempt), tags, _train_notes(site))
+    return objects.group_job(metadata(site, name, "train", attempt), template, workers.nodes)
+
+
+def _train_notes(site: Site) -> dict[str, str]:
+    return {
+        pods.OWNER_ANNOTATION: site.run.name,
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(PROGRESS_PORT),
+    }
+
+
+def _train_work(site: Site, name: str, attempt: int) -> pods.Work:
+    spec, profile = site.run.spec, site.run.accelerator
+    return pods.Work(
+        image=site.image,
+        command=("python3", "-m", "anneal_trainers", "train"),
+        config_map=site.config_map,
+        config_key=plan.RUN_KEY,
+        claims=claims(spec),
+        secrets=secrets(spec),
+        profile=profile,
+        requests=REQUESTS["train"],
+        accelerators=spec.workers.accelerators_per_node,
+        env={
+            ENV_ATTEMPT: str(attempt),
+            ENV_NODES: str(spec.workers.nodes),
+            ENV_RENDEZVOUS: f"{name}-0.{service_name(site)}:{RENDEZVOUS_PORT}",
+        },
+        ports={"metrics": PROGRESS_PORT},
+        service_account=spec.service_account_name,
+        grace_seconds=TRAIN_GRACE,
+        pod=_group_placement(site, attempt),
+    )
+
+
+def _group_placement(site: Site, attempt: int) -> Object:
+    spec = site.run.spec
+    term = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": labels(site.run, "train", attempt)},
+    }
+    fields: Object = {
+        "subdomain": service_name(site),
+        "tolerations": pods.lost_node_tolerations(site.run.accelerator),
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
+    }
+    if spec.priority_class_name:
+        fields["priorityClassName"] = spec.priority_class_name
+    return fields
+
+
+def fixed_part(spec: FineTuneJobSpec) -> Object:
+    """Return what a planned run can no longer change; the rest acts on a run in flight."""
+    fields = wire(spec)
+    for name in ("suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"):
+        fields.pop(name, None)
+    fields["faultPolicy"].pop("maxRestarts")
+    fields["output"].pop("deletionPolicy")
+    return fields
+
+
+def changed_fields(planned: FineTuneJobSpec, wanted: FineTuneJobSpec) -> list[str]:
+    """Return the top-level fields that differ from the plan and cannot change any more."""
+    old, new = fixed_part(planned), fixed_part(wanted)
+    return sorted(name for name in {*old, *new} if canonical(old.get(name)) != canonical(new.get(name)))

@@ -1,0 +1,72 @@
+"""The fields of a FineTuneJob's status that follow from others."""
+
+from anneal_api.finetunejob import (
+    CheckpointStatus,
+    FineTuneJobSpec,
+    FineTuneJobStatus,
+    ProgressStatus,
+    TaskScore,
+)
+from anneal_api.outcome import Score
+from anneal_api.runs import Progress
+from anneal_operator.conditions import find, is_true
+from anneal_operator.draft import Draft
+
+DIGITS = 6
+
+
+def finish(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec) -> None:
+    """Set what is derived, when everything else is."""
+    draft.update(phase=phase(draft.status, spec))
+
+
+def phase(status: FineTuneJobStatus, spec: FineTuneJobSpec) -> str:
+    """Return one word for people."""
+    held = status.conditions
+    for word in ("Complete", "Failed", "Suspended"):
+        if is_true(held, word):
+            return word
+    inspected, planned = find(held, "Inspected"), find(held, "PlanReady")
+    if any(c and c.status == "False" and c.reason not in WAITING for c in (inspected, planned)):
+        return "Refused"
+    if not is_true(held, "PlanReady"):
+        return "Inspecting"
+    if not is_true(held, "DataPrepared"):
+        return "Preparing"
+    return "Finishing" if status.artifacts.adapter else "Training"
+
+
+WAITING = ("Inspecting", "SecretMissing", "ClaimMissing", "ClaimUnbound", "Unschedulable", "ImagePullFailed",
+           "PodsNotCreated", "PodNotStarting", "ContainerNotStarting")  # fmt: skip
+
+
+def number(value: float | None) -> str:
+    """Return a figure for people; empty when there is none."""
+    return "" if value is None else f"{value:.{DIGITS}g}"
+
+
+def progress(shown: Progress) -> ProgressStatus:
+    """Return what the launcher said, for display."""
+    percent = min(100, 100 * shown.step // shown.total_steps) if shown.total_steps else 0
+    return ProgressStatus(
+        step=shown.step,
+        total_steps=shown.total_steps,
+        percent=percent,
+        loss=number(shown.loss),
+        validation_loss=number(shown.validation_loss),
+        task_losses={name: number(loss) for name, loss in sorted(shown.task_losses.items())[:64]},
+        tokens_per_second=number(shown.tokens_per_second),
+    )
+
+
+def checkpoints(shown: Progress) -> CheckpointStatus:
+    """Return the newest and the best checkpoint."""
+    return CheckpointStatus(latest=shown.latest_checkpoint, best=shown.best_checkpoint)
+
+
+def scores(measured: list[Score]) -> list[TaskScore]:
+    """Return the held-out losses as text."""
+    return [
+        TaskScore(name=s.name, base_loss=number(s.base_loss), tuned_loss=number(s.tuned_loss), rows=s.rows)
+        for s in measured[:64]
+    ]

@@ -1,0 +1,144 @@
+"""The only module that knows kopf: it watches, and puts the key of whatever changed into the queue.
+
+on.event alone is used: it needs no finalizer and writes no annotation, and what it missed a reconcile finds.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import kopf
+
+from anneal_api.base import API_VERSION, GROUP, LABEL_DEPLOYMENT, LABEL_JOB, VERSION
+from anneal_api.profiles import OperatorConfig
+from anneal_operator.pods import OWNER_ANNOTATION
+from anneal_operator.queue import Queue
+from anneal_operator.reconciler import Key, Reconciler
+
+log = logging.getLogger(__name__)
+RESOURCES = {"FineTuneJob": "finetunejobs", "ModelDeployment": "modeldeployments"}
+CHILDREN = (
+    ("batch", "v1", "jobs"),
+    ("", "v1", "pods"),
+    ("", "v1", "configmaps"),
+    ("apps", "v1", "deployments"),
+)
+OWNERS = {"FineTuneJob": LABEL_JOB, "ModelDeployment": LABEL_DEPLOYMENT}
+STALL_SECONDS = 120.0
+"""A queue that has not turned for so long is dead."""
+
+
+class Watch:
+    """Ties kopf's events to the queue; `registry` is what kopf runs."""
+
+    def __init__(self, reconciler: Reconciler, config: OperatorConfig, workers: int = 8) -> None:
+        self.registry = kopf.OperatorRegistry()
+        self.settings = settings()
+        self._reconciler = reconciler
+        self._config = config
+        self._workers = workers
+        self._queue: Queue[Key] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._followers: dict[tuple[str, str], set[Key]] = {}
+        self._register()
+
+    def _register(self) -> None:
+        registry = self.registry
+        kopf.on.startup(registry=registry)(self._start)
+        kopf.on.cleanup(registry=registry)(self._stop)
+        kopf.on.login(registry=registry)(_login)
+        kopf.on.probe(registry=registry, id="queue")(self._alive)
+        for kind, plural in RESOURCES.items():
+            kopf.on.event(GROUP, VERSION, plural, registry=registry, id=kind)(self._resource)
+        for label in OWNERS.values():
+            for group, version, plural in CHILDREN:
+                kopf.on.event(
+                    group,
+                    version,
+                    plural,
+                    labels={label: kopf.PRESENT},
+                    registry=registry,
+                    id=f"{plural}-{label}",
+                )(self._child)
+
+    async def _start(self, **_: Any) -> None:
+        self._queue = Queue(self._work, self._reconciler.clock, self._workers)
+        self._task = asyncio.create_task(self._queue.run())
+
+    async def _stop(self, **_: Any) -> None:
+        if self._task:
+            self._task.cancel()
+
+    async def _work(self, key: Key) -> Any:
+        return await asyncio.to_thread(self._reconciler.reconcile, key)
+
+    def _alive(self, **_: Any) -> str:
+        if self._queue is None or self._task is None or self._task.done():
+            raise RuntimeError("the queue does not run")
+        idle = asyncio.get_running_loop().time() - self._queue.last_turn
+        if idle > STALL_SECONDS:
+            raise RuntimeError(f"the queue has not turned for {idle:.0f} s")
+        return "ok"
+
+    async def _resource(self, body: Mapping[str, Any], **_: Any) -> None:
+        meta = body["metadata"]
+        self._add(Key(str(body["kind"]), meta["namespace"], meta["name"]))
+        self._follow(body)
+
+    async def _child(self, body: Mapping[str, Any], **_: Any) -> None:
+        meta = body["metadata"]
+        for kind, label in OWNERS.items():
+            if label in meta.get("labels", {}):
+                name = meta.get("annotations", {}).get(OWNER_ANNOTATION, meta["labels"][label])
+                self._add(Key(kind, meta["namespace"], name))
+
+    def _follow(self, body: Mapping[str, Any]) -> None:
+        """Remember which deployments follow which job, and look at them when the job changes."""
+        meta = body["metadata"]
+        if body["kind"] == "FineTuneJob":
+            for key in self._followers.get((meta["namespace"], meta["name"]), ()):
+                self._add(key)
+            return
+        ref = body["spec"].get("model", {}).get("fineTuneJobRef")
+        if ref:
+            key = Key("ModelDeployment", meta["namespace"], meta["name"])
+            self._followers.setdefault((meta["namespace"], ref["name"]), set()).add(key)
+
+    def _add(self, key: Key) -> None:
+        if self._queue is not None:
+            self._queue.add(key)
+
+
+def settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: nothing written to objects, no cluster-wide scans, streams that cannot die silently."""
+    made = kopf.OperatorSettings()
+    made.posting.enabled = False
+    made.scanning.disabled = True
+    made.watching.inactivity_timeout = 70
+    made.watching.server_timeout = 300
+    made.watching.client_timeout = 330
+    made.watching.connect_timeout = 10
+    made.networking.request_timeout = 30
+    made.persistence.finalizer = f"{GROUP}/kopf"
+    for group, version, plural in CHILDREN:
+        # The one label that all children carry, whoever their owner is.
+        made.watching.label_selectors[group, version, plural] = f"{GROUP}/stage"
+    return made
+
+
+def _login(**kwargs: Any) -> Any:
+    return kopf.login_via_client(**kwargs)
+
+
+def run(watch: Watch, config: OperatorConfig, liveness: str) -> None:
+    """Run until a signal comes, or a watch cannot go on."""
+    log.info("serving %s in %s", API_VERSION, ", ".join(config.namespaces) or "all namespaces")
+    kopf.run(
+        registry=watch.registry,
+        settings=watch.settings,
+        standalone=True,
+        clusterwide=not config.namespaces,
+        namespaces=config.namespaces,
+        liveness_endpoint=liveness,
+    )

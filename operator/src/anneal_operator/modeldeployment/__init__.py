@@ -1,0 +1,1 @@
+"""ModelDeployment: observe, decide, and one file for each policy."""

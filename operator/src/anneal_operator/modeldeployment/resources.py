@@ -1,0 +1,289 @@
+"""Builders of a ModelDeployment's children; every one is a function of a version's run and nothing else."""
+
+from dataclasses import dataclass
+
+from anneal_api.artifacts import STAGE_KINDS, canonical
+from anneal_api.base import LABEL_DEPLOYMENT, LABEL_STAGE, LABEL_VERSION, ArtifactRef, wire
+from anneal_api.modeldeployment import ModelDeploymentSpec
+from anneal_api.profiles import AcceleratorProfile, Images
+from anneal_api.runs import DeploymentRun, GatewayConfig
+from anneal_operator import naming, objects, plan, pods, uris
+from anneal_operator.decision import Object
+
+HTTP_PORT, GRPC_PORT, METRICS_PORT, GATEWAY_PORT = 8000, 8001, 8002, 8080
+GATEWAY_KEY = "gateway.json"
+REQUESTS = {
+    "inspect": {"cpu": "100m", "memory": "256Mi"},
+    "quantize": {"cpu": "300m", "memory": "2Gi"},
+    "engine": {"cpu": "300m", "memory": "1Gi"},
+    "gate": {"cpu": "300m", "memory": "1Gi"},
+    "serve": {"cpu": "300m", "memory": "1Gi"},
+    "gateway": {"cpu": "50m", "memory": "192Mi"},
+}
+"""What a stage's pod asks for unless the accelerator's overlay says otherwise; none has a CPU limit."""
+PRE_STOP_SECONDS = 5
+"""Time for the news that a pod is leaving to reach those who send to it."""
+GRACE_MARGIN = 15
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a version's children are made: the owner, the run, its version's name, images and profiles."""
+
+    owner: Object
+    run: DeploymentRun
+    version: str
+    config_map: str
+    images: Images
+    plain: AcceleratorProfile
+    quantizer: AcceleratorProfile | None
+
+    def name(self, stage: str, *parts: object) -> str:
+        """Return the deterministic name of a version's child."""
+        return naming.child_name(self.run.name, stage, self.run.uid, stage, self.version, *parts)
+
+    def engine(self, digest: str) -> ArtifactRef:
+        """Return the engine artifact of this version."""
+        return ArtifactRef(uri=self.artifact("engine"), digest=digest)
+
+    def artifact(self, stage: str) -> str:
+        """Return where a stage publishes."""
+        assert self.run.inspection is not None
+        key = str(getattr(self.run.inspection.keys, stage))
+        return uris.artifact_uri(self.run.store, self.run.namespace, STAGE_KINDS[stage], key)
+
+
+def labels(name: str, stage: str, version: str | None = None) -> dict[str, str]:
+    """Return the labels of a child."""
+    common = {LABEL_DEPLOYMENT: naming.label_value(name), LABEL_STAGE: stage}
+    return {**common, LABEL_VERSION: version} if version else common
+
+
+def metadata(site: Site, name: str, stage: str, version: str | None) -> Object:
+    """Return the metadata of a child."""
+    note = {pods.OWNER_ANNOTATION: site.run.name}
+    return objects.meta(name, site.run.namespace, site.owner, labels(site.run.name, stage, version), note)
+
+
+def run_config(site: Site) -> Object:
+    """Return the ConfigMap of the inspect stage, whose run is not planned yet."""
+    meta = metadata(site, site.config_map, "inspect", site.version)
+    return objects.config_map(meta, {plan.RUN_KEY: plan.text(site.run)}, immutable=True)
+
+
+def stage(site: Site, name: str, stage: str) -> Object:
+    """Return the Job of a build stage."""
+    template = pods.template(
+        _work(site, stage), labels(site.run.name, stage, site.version), {pods.OWNER_ANNOTATION: site.run.name}
+    )
+    return objects.stage_job(metadata(site, name, stage, site.version), template)
+
+
+def _work(site: Site, stage: str) -> pods.Work:
+    profile = {"quantize": site.quantizer, "inspect": None}.get(stage, site.run.accelerator)
+    return pods.Work(
+        image=image(site.images, site.run.spec, stage),
+        command=("python3", "-m", "anneal_serving", stage),
+        config_map=site.config_map,
+        config_key=plan.RUN_KEY,
+        claims=claims(site.run, writes=stage not in ("serve", "inspect")),
+        secrets=secrets(site.run.spec),
+        profile=profile or site.plain,
+        requests=REQUESTS[stage],
+        accelerators=0 if profile is None else 1,
+    )
+
+
+def image(images: Images, spec: ModelDeploymentSpec, stage: str) -> str:
+    """Return a stage's image: quantising needs torch, and a TensorRT engine needs TensorRT where it is made and run."""
+    if stage == "quantize":
+        return images.trainers
+    on_device = stage in ("engine", "gate", "serve") and spec.engine.runtime != "openvino"
+    return images.triton_trtllm if on_device else images.serving
+
+
+def claims(run: DeploymentRun, *, writes: bool) -> dict[str, bool]:
+    """Return the claims of a run, and whether each is read-only."""
+    inputs = [run.model.uri, run.spec.quantization.calibration.uri]
+    return uris.claims(inputs, [run.store]) if writes else uris.claims([*inputs, run.store], [])
+
+
+def secrets(spec: ModelDeploymentSpec) -> list[str]:
+    """Return the Secrets of a run."""
+    return [spec.model.secret_ref.name] if spec.model.secret_ref else []
+
+
+def replicas_name(site: Site) -> str:
+    """Return the name of a version's Deployment and of its Service."""
+    return site.name("replicas")
+
+
+def replicas_service(site: Site) -> Object:
+    """Return the headless Service whose EndpointSlices the gateway watches."""
+    ports = {"http": HTTP_PORT, "grpc": GRPC_PORT, "metrics": METRICS_PORT}
+    meta = metadata(site, replicas_name(site), "serve", site.version)
+    return objects.headless_service(
+        meta, labels(site.run.name, "serve", site.version), ports, not_ready=False
+    )
+
+
+def replicas(site: Site, count: int) -> Object:
+    """Return the Deployment of a version's Triton replicas."""
+    tags = labels(site.run.name, "serve", site.version)
+    work = _serving_work(site)
+    notes = {pods.OWNER_ANNOTATION: site.run.name, **_scraped(METRICS_PORT)}
+    meta = metadata(site, replicas_name(site), "serve", site.version)
+    return _deployment(meta, tags, pods.template(work, tags, notes), count)
+
+
+def _serving_work(site: Site) -> pods.Work:
+    base = _work(site, "serve")
+    drain = site.run.spec.drain_seconds
+    return pods.Work(
+        image=base.image,
+        command=base.command,
+        config_map=base.config_map,
+        config_key=base.config_key,
+        claims=base.claims,
+        secrets=base.secrets,
+        profile=base.profile,
+        requests=base.requests,
+        accelerators=1,
+        ports={"http": HTTP_PORT, "grpc": GRPC_PORT, "metrics": METRICS_PORT},
+        grace_seconds=drain + GRACE_MARGIN,
+        container={
+            "lifecycle": _pre_stop(),
+            "startupProbe": _probe("/v2/health/live", HTTP_PORT, period=5, failures=240),
+            "readinessProbe": _probe("/v2/health/ready", HTTP_PORT, period=3, failures=2),
+            "livenessProbe": _probe("/v2/health/live", HTTP_PORT, period=15, failures=4),
+        },
+    )
+
+
+def gateway_name(name: str) -> str:
+    """Return the name of all objects of the gateway but its Service."""
+    return f"{name}-gateway"
+
+
+def gateway_config(site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef) -> GatewayConfig:
+    """Return what the gateway routes to: the version that serves, and its limits."""
+    limits = site.run.spec.engine
+    return GatewayConfig(
+        model=site.run.name,
+        namespace=site.run.namespace,
+        service=replicas_name(site),
+        engine=engine,
+        max_batch_size=limits.max_batch_size,
+        max_input_length=limits.max_input_length,
+        max_sequence_length=limits.max_sequence_length,
+        max_queue=spec.gateway.max_queue,
+        request_timeout_seconds=spec.gateway.request_timeout_seconds,
+    )
+
+
+def gateway(site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef) -> list[Object]:
+    """Return everything of the gateway, in the order in which it is needed."""
+    name, tags = gateway_name(site.run.name), labels(site.run.name, "gateway")
+    meta = metadata(site, name, "gateway", None)
+    config = canonical(wire(gateway_config(site, spec, engine))).decode()
+    notes = {pods.OWNER_ANNOTATION: site.run.name, **_scraped(GATEWAY_PORT)}
+    template = pods.template(_gateway_work(site, spec, name), tags, notes)
+    return [
+        objects.config_map(meta, {GATEWAY_KEY: config}, immutable=False),
+        *_identity(meta, name, site.run.namespace),
+        _deployment(meta, tags, template, spec.gateway.replicas),
+        _front(metadata(site, site.run.name, "gateway", None), tags),
+    ]
+
+
+def _gateway_work(site: Site, spec: ModelDeploymentSpec, name: str) -> pods.Work:
+    return pods.Work(
+        image=site.images.serving,
+        command=("python3", "-m", "anneal_serving", "gateway"),
+        config_map=name,
+        config_key=GATEWAY_KEY,
+        claims=uris.claims([site.run.store], []),
+        secrets=secrets(site.run.spec),
+        profile=site.plain,
+        requests=REQUESTS["gateway"],
+        ports={"http": GATEWAY_PORT},
+        service_account=name,
+        api_token=True,
+        grace_seconds=spec.drain_seconds + GRACE_MARGIN,
+        container={
+            "lifecycle": _pre_stop(),
+            "readinessProbe": _probe("/readyz", GATEWAY_PORT, period=3, failures=2),
+            "livenessProbe": _probe("/healthz", GATEWAY_PORT, period=15, failures=4),
+        },
+    )
+
+
+def _identity(meta: Object, name: str, namespace: str) -> list[Object]:
+    """Return the gateway's account, which may watch EndpointSlices of its namespace and nothing else."""
+    rbac = "rbac.authorization.k8s.io"
+    rule = {
+        "apiGroups": ["discovery.k8s.io"],
+        "resources": ["endpointslices"],
+        "verbs": ["get", "list", "watch"],
+    }
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": meta,
+            "automountServiceAccountToken": False,
+        },
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": [rule]},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [subject],
+        },
+    ]
+
+
+def _front(meta: Object, selector: dict[str, str]) -> Object:
+    port = {"name": "http", "port": 80, "targetPort": GATEWAY_PORT, "protocol": "TCP"}
+    spec = {"selector": selector, "ports": [port], "type": "ClusterIP"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
+
+
+def _deployment(meta: Object, selector: dict[str, str], template: Object, count: int) -> Object:
+    """Return a Deployment that never has fewer ready pods than asked for while it changes."""
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    spec = {
+        "replicas": count,
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": selector},
+        "strategy": rolling,
+        "template": template,
+    }
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
+
+
+def _pre_stop() -> Object:
+    return {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}}
+
+
+def _probe(path: str, port: int, *, period: int, failures: int) -> Object:
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _scraped(port: int) -> dict[str, str]:
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": "/metrics"}
+
+
+def build_part(spec: ModelDeploymentSpec) -> Object:
+    """Return the part of a spec that a version is made of; the rest never rebuilds anything."""
+    fields = wire(spec)
+    secret = fields["model"].get("secretRef", {})
+    kept = {name: fields[name] for name in ("storage", "quantization", "engine", "accelerator")}
+    return {**kept, "secret": secret}

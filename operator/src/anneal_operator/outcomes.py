@@ -1,0 +1,65 @@
+"""What became of a stage, read off its pods: the outcome a stage wrote, or the kubelet's word for its end."""
+
+from pydantic import ValidationError
+
+from anneal_api.outcome import EXIT_CONFIG, EXIT_TRY_AGAIN, Outcome
+from anneal_operator.observed import JobView, PodView
+
+LAST = "9999"
+
+
+def of_success(job: JobView) -> Outcome | None:
+    """Return what a finished Job's first pod reported; None when the pod is gone or says nothing."""
+    done = sorted((p for p in job.pods if p.exit_code == 0), key=lambda p: p.index)
+    return next((found for pod in done if (found := parse(pod))), None)
+
+
+def of_failure(job: JobView) -> Outcome:
+    """Return why a failed Job failed."""
+    pod = culprit(job)
+    if pod is None:
+        return Outcome(verdict="Failed", reason=job.reason or "JobFailed", message=job.message[:2048])
+    return of_pod(pod)
+
+
+def culprit(job: JobView) -> PodView | None:
+    """Return the pod to blame: a wrong configuration first, then a disruption, then the earliest own failure."""
+    failed = [p for p in job.pods if p.exit_code not in (None, 0) or p.disruption or p.phase == "Failed"]
+    return min(failed, key=_blame, default=None)
+
+
+def _blame(pod: PodView) -> tuple[int, str, int]:
+    if pod.exit_code == EXIT_CONFIG:
+        rank = 0
+    elif pod.disruption:
+        rank = 1
+    else:
+        rank = 3 if pod.exit_code == EXIT_TRY_AGAIN else 2
+    # Of several tries of one pod the last one tells most; of several pods of a group the first to fail.
+    return rank, pod.finished or LAST, pod.index
+
+
+def of_pod(pod: PodView) -> Outcome:
+    """Return the outcome of a pod that failed."""
+    written = parse(pod)
+    if written and written.verdict != "Succeeded":
+        return written
+    if pod.disruption:
+        return Outcome(
+            verdict="Retry",
+            reason=pod.disruption,
+            message=f"pod {pod.name} was ended on node {pod.node or 'unknown'}",
+        )
+    verdict = {EXIT_CONFIG: "Refused", EXIT_TRY_AGAIN: "Retry"}.get(pod.exit_code or 0, "Failed")
+    reason = pod.exit_reason if pod.exit_reason.isalnum() and pod.exit_reason != "Error" else "PodFailed"
+    said = f": {pod.message[:1000]}" if pod.message else ""
+    message = f"pod {pod.name} ended with exit code {pod.exit_code} on node {pod.node or 'unknown'}{said}"
+    return Outcome.model_validate({"verdict": verdict, "reason": reason, "message": message})
+
+
+def parse(pod: PodView) -> Outcome | None:
+    """Return the outcome in a pod's termination message, or None when there is none."""
+    try:
+        return Outcome.model_validate_json(pod.message)
+    except ValidationError:
+        return None

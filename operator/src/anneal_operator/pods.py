@@ -1,0 +1,161 @@
+"""The one pod template: restricted Pod Security, read-only root, no token; builders fill in the rest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anneal_api.base import GROUP
+from anneal_api.profiles import AcceleratorProfile
+from anneal_api.runs import ENV_POD_UID, RUN_PATH, VOLUME_ROOT
+from anneal_operator.decision import Object
+
+USER = 65532
+CONFIG_FOLDER = RUN_PATH.rsplit("/", 1)[0]
+OWNER_ANNOTATION = f"{GROUP}/owner"
+"""Full name of the resource a pod works for; a label may have to be shortened."""
+TOLERATED_LOSS = 10
+"""Seconds a pod of a lost node is waited for."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What differs between pods; everything else is the same for all."""
+
+    image: str
+    command: Sequence[str]
+    config_map: str
+    config_key: str
+    claims: Mapping[str, bool]
+    """Claim to whether it is mounted read-only."""
+    secrets: Sequence[str]
+    profile: AcceleratorProfile
+    requests: Mapping[str, str]
+    accelerators: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[str, int] = field(default_factory=dict)
+    service_account: str | None = None
+    api_token: bool = False
+    grace_seconds: int = 30
+    container: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the container: probes, lifecycle."""
+    pod: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the pod: restart policy, affinity, subdomain."""
+
+
+def template(work: Work, labels: Mapping[str, str], annotations: Mapping[str, str]) -> Object:
+    """Return a pod template."""
+    token = work.api_token or work.service_account is not None
+    spec = {
+        "automountServiceAccountToken": token,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": work.grace_seconds,
+        "securityContext": pod_security(),
+        "containers": [_container(work)],
+        "volumes": _volumes(work),
+        **_placement(work.profile),
+        **({"serviceAccountName": work.service_account} if work.service_account else {}),
+        **work.pod,
+    }
+    return {"metadata": {"labels": dict(labels), "annotations": dict(annotations)}, "spec": spec}
+
+
+def pod_security() -> Object:
+    """Return the restricted profile's pod half."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security(added: Sequence[str] = ()) -> Object:
+    """Return the restricted profile's container half; `added` capabilities are the administrator's exception."""
+    capabilities = {"drop": ["ALL"], **({"add": list(added)} if added else {})}
+    return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": capabilities}
+
+
+def _container(work: Work) -> Object:
+    overlay = work.profile.overlay
+    values = {"HOME": "/tmp", "TMPDIR": "/tmp", **overlay.env, **work.env}
+    env: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
+    env.append({"name": ENV_POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
+    return {
+        "name": "main",
+        "image": work.image,
+        "command": list(work.command),
+        "workingDir": "/work",
+        "env": env,
+        "envFrom": [{"secretRef": {"name": name}} for name in work.secrets],
+        "ports": [{"name": name, "containerPort": port} for name, port in work.ports.items()],
+        "resources": _resources(work),
+        "securityContext": container_security(overlay.capabilities),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": _mounts(work),
+        **work.container,
+    }
+
+
+def _resources(work: Work) -> Object:
+    extended = work.profile.resource_name
+    cards = {extended: str(work.accelerators)} if extended and work.accelerators else {}
+    overlay = work.profile.overlay if work.accelerators else None
+    requests = {**work.requests, **(overlay.requests if overlay else {}), **cards}
+    limits = {**(overlay.limits if overlay else {}), **cards}
+    return {"requests": requests, **({"limits": limits} if limits else {})}
+
+
+def _placement(profile: AcceleratorProfile) -> Object:
+    secrets = profile.overlay.image_pull_secrets
+    fields: Object = {
+        "nodeSelector": dict(profile.node_selector),
+        "tolerations": list(profile.tolerations),
+        "imagePullSecrets": [{"name": name} for name in secrets],
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def lost_node_tolerations(profile: AcceleratorProfile) -> list[Object]:
+    """Return the profile's tolerations, and short ones for a node that went away."""
+    taints = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+    short = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATED_LOSS}
+        for key in taints
+    ]
+    return [*profile.tolerations, *short]
+
+
+def _mounts(work: Work) -> list[Object]:
+    fixed: list[Object] = [
+        {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "work", "mountPath": "/work"},
+    ]
+    claims = [
+        {"name": f"claim-{n}", "mountPath": f"{VOLUME_ROOT}/{claim}", "readOnly": readonly}
+        for n, (claim, readonly) in enumerate(work.claims.items())
+    ]
+    shared = [{"name": "shm", "mountPath": "/dev/shm"}] if _shared_memory(work) else []
+    return [*fixed, *claims, *shared]
+
+
+def _volumes(work: Work) -> list[Object]:
+    item = {"key": work.config_key, "path": work.config_key}
+    fixed: list[Object] = [
+        {"name": "config", "configMap": {"name": work.config_map, "items": [item]}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "work", "emptyDir": {}},
+    ]
+    claims = [
+        {"name": f"claim-{n}", "persistentVolumeClaim": {"claimName": claim}}
+        for n, claim in enumerate(work.claims)
+    ]
+    memory = _shared_memory(work)
+    shared = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": memory}}] if memory else []
+    return [*fixed, *claims, *shared]
+
+
+def _shared_memory(work: Work) -> str | None:
+    return work.profile.overlay.shared_memory if work.accelerators else None

@@ -1,0 +1,88 @@
+"""reconcile(key): read, decide, write; everything in between is pure."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from anneal_api.profiles import OperatorConfig
+from anneal_operator import naming
+from anneal_operator.carry_out import LookAgain, NameTakenError, carry_out, event_object
+from anneal_operator.cluster.errors import AlreadyExists, ApiError
+from anneal_operator.cluster.interface import Cluster, Pods
+from anneal_operator.decision import Decision, Event, Object
+from anneal_operator.finetunejob.decide import decide as decide_finetunejob
+from anneal_operator.finetunejob.gather import Gatherer as FineTuneJobs
+from anneal_operator.modeldeployment.decide import decide as decide_modeldeployment
+from anneal_operator.modeldeployment.gather import Gatherer as ModelDeployments
+
+log = logging.getLogger(__name__)
+SOON = timedelta(seconds=0.5)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which resource to look at."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+class Reconciler:
+    """Holds the ways to the outside, and no state that matters."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pods: Pods,
+        config: OperatorConfig,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._cluster = cluster
+        self._config = config
+        self.clock = clock
+        self._jobs = FineTuneJobs(cluster, pods)
+        self._deployments = ModelDeployments(cluster, pods)
+
+    def reconcile(self, key: Key) -> datetime | None:
+        """Bring one resource a step further; return when to look again, None when only an event can tell."""
+        resource = self._cluster.get(key.kind, key.namespace, key.name)
+        if resource is None:
+            return None
+        now = self.clock()
+        decision = self._decide(resource, now)
+        try:
+            carry_out(self._cluster, resource, decision, now)
+        except LookAgain as reason:
+            log.info("%s %s/%s: looking again: %s", key.kind, key.namespace, key.name, reason)
+            return now + SOON
+        except (ApiError, NameTakenError) as error:
+            self._report(resource, error, now)
+            raise
+        return decision.requeue_at
+
+    def _decide(self, resource: Object, now: datetime) -> Decision:
+        if resource["kind"] == "FineTuneJob":
+            return decide_finetunejob(self._jobs.gather(resource, now), self._config, now)
+        return decide_modeldeployment(self._deployments.gather(resource, now), self._config, now)
+
+    def _report(self, resource: Object, error: Exception, now: datetime) -> None:
+        """Tell the user of a write that was refused (quota, admission, a taken name); trying goes on."""
+        reason = "NameTaken" if isinstance(error, NameTakenError) else "WriteFailed"
+        token = naming.short_hash(resource["metadata"]["uid"], reason, str(error))
+        try:
+            self._cluster.create(
+                event_object(
+                    resource, Event(True, reason, str(error), token), now.strftime("%Y-%m-%dT%H:%M:%SZ")
+                )
+            )
+        except AlreadyExists:
+            return
+        except ApiError as second:
+            log.warning("an event could not be written: %s", second)
