@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from anneal_api.outcome import Outcome
-from anneal_operator import outcomes, stuck
+from anneal_operator import outcomes
 from anneal_operator.decision import Object
 from anneal_operator.draft import Draft
 from anneal_operator.observed import Children, JobView
+from anneal_operator.stuck import Stuck, diagnose
 
 LOOK_AGAIN = 30.0
 """Seconds between looks at a running Job, for what no event tells: that nothing happens."""
@@ -20,7 +21,7 @@ class Step:
     state: Literal["running", "succeeded", "silent", "failed"]
     job: JobView | None = None
     outcome: Outcome | None = None
-    stuck: stuck.Stuck | None = None
+    stuck: Stuck | None = None
 
 
 def follow(draft: Draft[Any], children: Children, wanted: Object) -> Step:
@@ -38,4 +39,4 @@ def follow(draft: Draft[Any], children: Children, wanted: Object) -> Step:
     if job.failed:
         return Step("failed", job, outcomes.of_failure(job))
     draft.wake(LOOK_AGAIN)
-    return Step("running", job, stuck=stuck.diagnose(job, draft.now))
+    return Step("running", job, stuck=diagnose(job, draft.now))

@@ -6,13 +6,13 @@ pod may go; a pod that went before it was read is made up for by inspecting the 
 
 from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
-from anneal_api.outcome import EvaluateResult, FineTuneInspection, Outcome, PublishResult
+from anneal_api.outcome import EvaluateResult, Outcome, PublishResult
 from anneal_api.profiles import OperatorConfig
 from anneal_api.runs import FineTuneRun
 from anneal_operator import conditions, stages
 from anneal_operator import config as settings
 from anneal_operator.draft import Draft
-from anneal_operator.finetunejob import finish, resources, status, training
+from anneal_operator.finetunejob import finish, recovery, resources, status, training
 from anneal_operator.finetunejob.observe import Observed
 from anneal_operator.finetunejob.resources import Site
 from anneal_operator.plan import Plan
@@ -62,7 +62,7 @@ def _restore(draft: Draft[FineTuneJobStatus], plan: Plan[FineTuneRun]) -> None:
 
 
 def _prepare(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, last: list[str]) -> bool:
-    published = inspection(site).published
+    published = recovery.inspection(site).published
     if all(stage in published for stage in ["train", *last]):
         if not conditions.is_true(draft.status.conditions, "DataPrepared"):
             draft.condition("DataPrepared", True, "NotNeeded", "all that is made of the data is published")
@@ -75,11 +75,11 @@ def _publish(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, st
     field, condition = PUBLISHES[stage]
     if getattr(draft.status.artifacts, field):
         return True
-    found = inspection(site).published.get(stage)
+    found = recovery.inspection(site).published.get(stage)
     if found:
         _published(draft, stage, found, "AlreadyPublished")
         if stage == "evaluate":
-            draft.update(scores=status.scores(inspection(site).scores))
+            draft.update(scores=status.scores(recovery.inspection(site).scores))
         return True
     step = stages.follow(draft, observed.children, resources.stage(site, site.name(stage), stage))
     if step.state == "running":
@@ -119,7 +119,7 @@ def _record(draft: Draft[FineTuneJobStatus], stage: str, outcome: Outcome) -> No
 
 
 def _recover(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str) -> bool:
-    found, known = recovered(draft, observed, site, stage)
+    found, known = recovery.recovered(draft, observed, site, stage)
     if not known:
         return False
     if found is None:
@@ -131,32 +131,7 @@ def _recover(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, st
     return True
 
 
-def recovered(
-    draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str
-) -> tuple[ArtifactRef | None, bool]:
-    """Ask the store for what a vanished pod published; the second value says whether it has answered."""
-    wanted = resources.stage(site, site.name("inspect", stage), "inspect")
-    step = stages.follow(draft, observed.children, wanted)
-    if step.state == "running":
-        return None, False
-    if step.outcome is None and step.job:
-        draft.remove(step.job)
-        return None, False
-    if step.state == "failed" or step.outcome is None:
-        return None, True
-    seen = FineTuneInspection.model_validate(step.outcome.result)
-    if stage == "evaluate":
-        draft.update(scores=status.scores(seen.scores))
-    return seen.published.get(stage), True
-
-
 def _published(draft: Draft[FineTuneJobStatus], stage: str, ref: ArtifactRef, reason: str) -> None:
     field, condition = PUBLISHES[stage]
     draft.update(artifacts=draft.status.artifacts.model_copy(update={field: ref}))
     draft.condition(condition, True, reason, f"{ref.uri} {ref.digest}")
-
-
-def inspection(site: Site) -> FineTuneInspection:
-    """Return what inspection found out; a plan always has it."""
-    assert site.run.inspection is not None
-    return site.run.inspection

@@ -5,7 +5,7 @@ from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import Outcome, TrainResult
 from anneal_operator import outcomes, stuck, times
 from anneal_operator.draft import Draft
-from anneal_operator.finetunejob import attempts, faults, finish, pipeline, resources, status
+from anneal_operator.finetunejob import attempts, faults, finish, recovery, resources, status
 from anneal_operator.finetunejob.observe import Observed
 from anneal_operator.finetunejob.resources import Site
 from anneal_operator.observed import JobView
@@ -20,7 +20,7 @@ def train(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, spec:
     """Return whether the adapter is published, after doing what gets it there."""
     if draft.status.artifacts.adapter:
         return True
-    found = pipeline.inspection(site).published.get("train")
+    found = recovery.inspection(site).published.get("train")
     if found:
         draft.update(artifacts=draft.status.artifacts.model_copy(update={"adapter": found}))
         draft.condition("Training", False, "AlreadyPublished", f"{found.uri} {found.digest}")
@@ -84,7 +84,7 @@ def _succeeded(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, 
         result = TrainResult.model_validate(outcome.result)
         ref, detail = result.artifact, f"best step {result.best_step} of {result.step}"
     else:
-        found, known = pipeline.recovered(draft, observed, site, "train")
+        found, known = recovery.recovered(draft, observed, site, "train")
         if known and found is None:
             finish.fail(draft, "ResultLost", f"Job {job.name} succeeded, but its adapter is not in the store")
         if found is None:

@@ -1,0 +1,131 @@
+"""Plays the nodes: gives Jobs pods, ends them as a script says, lets Deployments become ready."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from api_server import ApiServer, Object
+
+from anneal_api.base import LABEL_ATTEMPT, LABEL_STAGE
+from anneal_api.outcome import EXIT_CODES, Outcome
+
+Script = list[Outcome | None]
+
+
+class Player:
+    """Ends each stage's next Job with the next outcome of its script; without one the Job goes on running."""
+
+    def __init__(self, server: ApiServer, clock: Callable[[], str]) -> None:
+        self.server = server
+        self.scripts: dict[str, Script] = defaultdict(list)
+        self.default: dict[str, Outcome] = {}
+        self.played: list[tuple[str, str]] = []
+        self._clock = clock
+
+    def play(self) -> None:
+        """Let every Job start, and end if its script says so; let every Deployment become ready."""
+        for obj in list(self.server.objects.values()):
+            if obj["kind"] == "Job" and not _over(obj):
+                self._start(obj)
+                self._end(obj)
+            if obj["kind"] == "Deployment":
+                self._deploy(obj)
+        self._collect()
+
+    def pods(self, job: Object) -> list[Object]:
+        uid = job["metadata"]["uid"]
+        return [
+            o
+            for o in self.server.objects.values()
+            if o["kind"] == "Pod" and any(r["uid"] == uid for r in o["metadata"]["ownerReferences"])
+        ]
+
+    def _collect(self) -> None:
+        """Remove pods whose Job went between two looks (what background deletion does)."""
+        uids = {o["metadata"]["uid"] for o in self.server.objects.values()}
+        for pod in [o for o in self.server.objects.values() if o["kind"] == "Pod"]:
+            if not any(r["uid"] in uids for r in pod["metadata"]["ownerReferences"]):
+                self.server.remove("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+
+    def _start(self, job: Object) -> None:
+        if self.pods(job):
+            return
+        for index in range(job["spec"].get("completions", 1)):
+            self.server.put(self._pod(job, index))
+
+    def _pod(self, job: Object, index: int) -> Object:
+        meta, template = job["metadata"], job["spec"]["template"]
+        name = f"{meta['name']}-{index}"
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": meta["namespace"],
+                "labels": dict(template["metadata"]["labels"]),
+                "annotations": {
+                    **template["metadata"]["annotations"],
+                    "batch.kubernetes.io/job-completion-index": str(index),
+                },
+                "ownerReferences": [
+                    {"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
+                ],
+            },
+            "spec": {**template["spec"], "nodeName": f"node-{index}"},
+            "status": {
+                "phase": "Running",
+                "podIP": f"10.0.0.{index + 1}",
+                "containerStatuses": [{"name": "main", "state": {"running": {}}}],
+            },
+        }
+
+    def _end(self, job: Object) -> None:
+        stage = job["metadata"]["labels"][LABEL_STAGE]
+        script = self.scripts[stage]
+        outcome = script.pop(0) if script else self.default.get(stage)
+        if outcome is not None:
+            self.end(job, outcome)
+
+    def end(self, job: Object, outcome: Outcome) -> None:
+        """End a Job with one outcome of its first pod."""
+        meta = job["metadata"]
+        self.played.append((meta["labels"][LABEL_STAGE], meta["labels"].get(LABEL_ATTEMPT, "")))
+        code = EXIT_CODES[outcome.verdict]
+        for pod in self.pods(job):
+            self._end_pod(pod, code, outcome.model_dump_json(by_alias=True, exclude_none=True))
+        word = "Complete" if code == 0 else "Failed"
+        condition = {
+            "type": word,
+            "status": "True",
+            "reason": "PodFailurePolicy" if code else "",
+            "lastTransitionTime": self._clock(),
+        }
+        self.server.set_status("Job", meta["namespace"], meta["name"], {"conditions": [condition]})
+
+    def _end_pod(self, pod: Object, code: int, message: str) -> None:
+        ended = {
+            "exitCode": code,
+            "message": message,
+            "finishedAt": self._clock(),
+            "reason": "Completed" if code == 0 else "Error",
+        }
+        status = {
+            **pod["status"],
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [{"name": "main", "state": {"terminated": ended}}],
+        }
+        self.server.set_status("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"], status)
+
+    def _deploy(self, deployment: Object) -> None:
+        meta, count = deployment["metadata"], deployment["spec"]["replicas"]
+        status: dict[str, Any] = {
+            "observedGeneration": meta["generation"],
+            "replicas": count,
+            "readyReplicas": count,
+        }
+        if deployment.get("status") != status:
+            self.server.set_status("Deployment", meta["namespace"], meta["name"], status)
+
+
+def _over(job: Object) -> bool:
+    return bool(job.get("status", {}).get("conditions"))
