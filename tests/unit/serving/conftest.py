@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from tests.tiny_model import write_tiny_model
 from transformers import AutoModelForCausalLM
 
 from anneal_api.artifacts import Producer
@@ -17,7 +18,6 @@ from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts
 from anneal_runtime.chat import ChatEncoder
-from tests.tiny_model import write_tiny_model
 
 TOP = 32
 ROPE = {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0}

@@ -12,12 +12,12 @@ def restored(quantized: Quantized) -> torch.Tensor:
     return groups.flatten(1) * quantized.prequant
 
 
-@pytest.fixture()
+@pytest.fixture
 def weight() -> torch.Tensor:
     return torch.randn(48, 128, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture()
+@pytest.fixture
 def inputs() -> torch.Tensor:
     rows = torch.randn(400, 128, generator=torch.Generator().manual_seed(1))
     rows[:, [3, 40, 99]] *= 30
@@ -43,7 +43,9 @@ def test_rounding_is_within_half_a_step_but_for_clipped_opposites(weight: torch.
 
 def test_the_largest_weight_of_a_group_becomes_minus_eight(weight: torch.Tensor) -> None:
     quantized = awq.round_to_nearest(weight, 64)
-    assert torch.equal(quantized.nibbles.reshape(48, 2, 64).amin(2), torch.full((48, 2), -8, dtype=torch.int8))
+    assert torch.equal(
+        quantized.nibbles.reshape(48, 2, 64).amin(2), torch.full((48, 2), -8, dtype=torch.int8)
+    )
 
 
 def test_a_group_of_zeros_stays_zero() -> None:

@@ -64,7 +64,9 @@ def test_tensors_have_the_documented_names_types_and_shapes(model_folder: Path, 
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
-def test_reader_returns_the_models_weights_within_a_step(model_folder: Path, tmp_path: Path, group: int) -> None:
+def test_reader_returns_the_models_weights_within_a_step(
+    model_folder: Path, tmp_path: Path, group: int
+) -> None:
     restored = dict(made(model_folder, tmp_path / "out", recipe(group=group)).hugging_face())
     for name, weight in load_file(model_folder / "model.safetensors").items():
         width = min(group, weight.shape[-1]) if weight.ndim == 2 and "embed" not in name else 1
@@ -105,7 +107,9 @@ def test_a_group_that_does_not_divide_is_refused_by_name(tmp_path: Path) -> None
     source = write_model(tmp_path / "odd")
     config = json.loads((source / "config.json").read_text()) | {"intermediate_size": 192}
     (source / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Refused, match=r"groupSize: 128 does not divide the 192 inputs of mlp.proj; use 64 or 32"):
+    with pytest.raises(
+        Refused, match=r"groupSize: 128 does not divide the 192 inputs of mlp.proj; use 64 or 32"
+    ):
         quantize.quantize(source, tmp_path, recipe(group=128), [])
 
 

@@ -1,0 +1,43 @@
+"""The command that compiles, word by word, and what surrounds it; TensorRT-LLM itself needs its image and a GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from anneal_api.modeldeployment import Engine
+from anneal_runtime.errors import Refused
+from anneal_serving import tensorrt_llm
+
+
+def test_trtllm_build_command() -> None:
+    engine = Engine(max_batch_size=8, max_input_length=4096, max_sequence_length=6144)
+    command = tensorrt_llm.build_command(Path("/c"), Path("/e"), engine, Path("/work/t"))
+    assert " ".join(command) == (
+        "trtllm-build --checkpoint_dir /c --output_dir /e --gemm_plugin auto --max_batch_size 8 "
+        "--max_input_len 4096 --max_seq_len 6144 --max_num_tokens 2048 --use_paged_context_fmha enable "
+        "--kv_cache_type paged --input_timing_cache /work/t/timing.cache "
+        "--output_timing_cache /work/t/timing.cache --gather_context_logits"
+    )
+
+
+def test_the_command_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin/trtllm-build"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nmkdir -p "$4" && echo "$@" > "$4/arguments"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    tensorrt_llm.build(tmp_path / "c", tmp_path / "e", Engine(max_batch_size=3), tmp_path / "cache")
+    assert "--max_batch_size 3" in (tmp_path / "e/arguments").read_text()
+
+
+def test_another_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Refused, match="trtllm-build is not in this image"):
+        tensorrt_llm.build(tmp_path, tmp_path / "e", Engine(), tmp_path / "cache")
+
+
+def test_triton_batches_and_streams() -> None:
+    parameters = tensorrt_llm.triton_parameters(Engine(max_batch_size=4))
+    assert parameters["decoupled_mode"] == "true"
+    assert parameters["batching_strategy"] == "inflight_fused_batching"
+    assert parameters["triton_max_batch_size"] == "4"
