@@ -30,8 +30,14 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         mask = None if self.mask is None else self.mask.to(device)
-        moved = (t.to(device) for t in (self.ids, self.positions))
-        return Batch(*moved, mask, self.before.to(device), self.targets.to(device), self.rows)
+        return Batch(
+            self.ids.to(device),
+            self.positions.to(device),
+            mask,
+            self.before.to(device),
+            self.targets.to(device),
+            self.rows,
+        )
 
 
 def batches(split: Split, rows: npt.NDArray[np.int64], capacity: int, packed: bool) -> list[Batch]:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import TCPStore  # type: ignore[attr-defined]
 
 from anneal_runtime.errors import TryAgain
 
@@ -64,7 +65,7 @@ def join_group(rank: int, world: int, rendezvous: str, timeout: float) -> Group:
     try:
         _wait_for_name(host, timeout)
         limit = timedelta(seconds=timeout)
-        store = dist.TCPStore(host, int(port), world, is_master=rank == 0, timeout=limit)
+        store = TCPStore(host, int(port), world, is_master=rank == 0, timeout=limit)
         store.set_timeout(COLLECTIVE_TIMEOUT)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         _choose_interface(host)

@@ -66,18 +66,19 @@ def convert_gguf(path: Path, folder: Path) -> None:
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
-    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     # A fresh model: the loaded one keeps marks of its quantisation that spoil what it saves.
-    model = type(loaded)(config)
+    model: Any = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     tokenizer.save_pretrained(folder)
     if _pre_tokenizer(path) in DIGIT_SPLITTERS:
         _split_digits(folder / "tokenizer.json")

@@ -3,6 +3,7 @@
 No torch and no transformers here: importing them takes longer than everything this stage does.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -63,10 +64,11 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
 def task_facts(task: Task, encoder: ChatEncoder) -> TaskFacts:
     """Return the digest of the task's data and how many rows it has; the first rows are checked whole."""
     checked = 0
-    for row in itertools.islice(sources.rows(task), SAMPLE_ROWS):
-        checked += 1
-        if row.messages:
-            encoder.encode(row.chat)
+    with contextlib.closing(sources.rows(task)) as rows:
+        for row in itertools.islice(rows, SAMPLE_ROWS):
+            checked += 1
+            if row.messages:
+                encoder.encode(row.chat)
     if not checked:
         raise Refused("InvalidRows", f"task {task.name}: {task.data.uri} holds no rows")
     count = sum(1 for _ in sources.lines(task)) if checked == SAMPLE_ROWS else checked

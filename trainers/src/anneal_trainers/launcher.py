@@ -220,7 +220,7 @@ class Launcher:
             )
         verdicts = {number: verdict for verdict, number in EXIT_CODES.items()}
         return Outcome(
-            verdict=verdicts.get(code, "Failed"),  # type: ignore[arg-type]
+            verdict=verdicts.get(code, "Failed"),
             reason="RankFailed",
             message=f"rank {rank.number} of this pod ended with exit code {code}: {tail}",
         )

@@ -22,7 +22,7 @@ CHUNK = 256
 
 
 def row_weights(
-    balance: str, tasks: npt.NDArray[np.integer], targets: npt.NDArray[np.integer], task_weights: Floats
+    balance: str, tasks: npt.NDArray[Any], targets: npt.NDArray[Any], task_weights: Floats
 ) -> Floats:
     """Return the weight of each target of each row of a step, [rows].
 

@@ -26,7 +26,7 @@ def merged_model(peft_model: Any) -> Any:
     base = peft_model.get_base_model()
     config = transformers.AutoConfig.for_model(**_plain_config(base.config))
     with torch.device("meta"):
-        merged = transformers.AutoModelForCausalLM.from_config(
+        merged: Any = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=torch.float32, attn_implementation="sdpa"
         )
     merged.load_state_dict(merged_weights(base), assign=True, strict=False)
@@ -61,8 +61,8 @@ def _plain_weight(layer: Any) -> torch.Tensor:
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight.detach().float().clone()
-    plain: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state)
-    return plain.float().reshape(state.shape)
+    plain = bitsandbytes.functional.dequantize_4bit(weight.data, state).float()
+    return torch.reshape(plain, state.shape)
 
 
 def _delta(module: Any) -> torch.Tensor:
@@ -94,7 +94,7 @@ def parity(peft_model: Any, merged: Any, batch: Batch) -> float:
     worst = 0.0
     adapted, plain = hidden_states(peft_model, batch), hidden_states(merged, batch)
     head = merged.get_output_embeddings().weight
-    for part in batch.before.split(128):
+    for part in torch.split(batch.before, 128):
         difference = adapted[part] @ head.T - plain[part] @ head.T
         worst = max(worst, float(difference.abs().max()))
     return worst

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import peft
 import torch
 import transformers
+from bitsandbytes.nn.modules import Linear4bit
 
 from anneal_api.finetunejob import Adapter
 from anneal_trainers.base_model import LINEAR
@@ -46,7 +46,8 @@ class Trainee:
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     """Return the last hidden states, [batch * positions, hidden size]."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    output = base.get_decoder()(
+    decoder: Any = base.get_decoder()
+    output = decoder(
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
     )
     states: torch.Tensor = output.last_hidden_state
@@ -65,8 +66,8 @@ def compute_type(device: torch.device) -> torch.dtype:
 
 def load_base(folder: Path, *, quantized: bool, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the frozen base model, its linear layers in NF4 with double quantisation when `quantized`."""
-    transformers.utils.logging.disable_progress_bar()
-    config = transformers.BitsAndBytesConfig(
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -87,7 +88,7 @@ def load_base(folder: Path, *, quantized: bool, device: torch.device, dtype: tor
 
 def quantized_layers(model: Any) -> dict[str, Any]:
     """Return the NF4 layers of a model by name."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, Linear4bit)}
 
 
 def add_adapter(base: Any, adapter: Adapter, seed: int) -> Any:
@@ -95,7 +96,7 @@ def add_adapter(base: Any, adapter: Adapter, seed: int) -> Any:
     torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=adapter.rank,
-        lora_alpha=adapter.alpha,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # a float works: it is only divided
         lora_dropout=adapter.dropout,
         target_modules=list(adapter.targets or LINEAR),
         bias="none",

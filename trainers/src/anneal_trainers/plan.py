@@ -7,6 +7,7 @@ which is all a checkpoint has to remember.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ class Pass:
 class Plan:
     """The steps of a run over rows of given lengths."""
 
-    def __init__(self, lengths: npt.NDArray[np.integer], optimization: Optimization) -> None:
+    def __init__(self, lengths: npt.NDArray[Any], optimization: Optimization) -> None:
         self._lengths = np.asarray(lengths, np.int64)
         self._seed = optimization.seed
         self._tokens = optimization.global_batch_tokens

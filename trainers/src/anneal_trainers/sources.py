@@ -1,9 +1,10 @@
 """Reading rows: a .jsonl file (plain, .gz or .zst) or a folder of them, streamed from any store."""
 
+import contextlib
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, BinaryIO, cast
 
 import zstandard
@@ -45,13 +46,13 @@ def task_files(task: Task) -> list[str]:
     return files
 
 
-def lines(task: Task) -> Iterator[tuple[str, int, str]]:
+def lines(task: Task) -> Generator[tuple[str, int, str], None, None]:
     """Yield (file, line number from 1, text) of every line of the task that is not blank."""
     filesystem, _ = resolve(task.data.uri)
     for path in task_files(task):
-        with filesystem.open(path, "rb") as raw:
+        with filesystem.open(path, "rb") as raw, io.TextIOWrapper(_opened(path, raw), "utf-8") as text:
             try:
-                for number, line in enumerate(io.TextIOWrapper(_opened(path, raw), "utf-8"), 1):
+                for number, line in enumerate(text, 1):
                     if line.strip():
                         yield path.rsplit("/", 1)[-1], number, line
             except (OSError, EOFError, UnicodeDecodeError, zstandard.ZstdError) as error:
@@ -60,20 +61,22 @@ def lines(task: Task) -> Iterator[tuple[str, int, str]]:
                 ) from error
 
 
-def rows(task: Task) -> Iterator[Row]:
+def rows(task: Task) -> Generator[Row, None, None]:
     """Yield every row of the task.
 
     Raises:
         Refused: a line is not of the task's format; names file, line and what was expected.
     """
     shape = task.data.format
-    for file, number, line in lines(task):
-        try:
-            value = _parsed(line)
-            shape = detect(value) if shape == "auto" else shape
-            yield to_row(value, shape)
-        except WrongRow as error:
-            raise Refused("InvalidRows", f"task {task.name}: {file}, line {number}: {error}") from error
+    with contextlib.closing(lines(task)) as found:
+        for file, number, line in found:
+            try:
+                value = _parsed(line)
+                shape = detect(value) if shape == "auto" else shape
+                row = to_row(value, shape)
+            except WrongRow as error:
+                raise Refused("InvalidRows", f"task {task.name}: {file}, line {number}: {error}") from error
+            yield row
 
 
 def _parsed(line: str) -> Any:

@@ -1,0 +1,132 @@
+"""Process 1 with real rank processes: exit codes, prompt ends, hangs, SIGTERM, progress."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from anneal_api.outcome import EXIT_CODES
+from anneal_trainers.launcher import Launcher, Limits, Rank, serve
+
+HEAD = "import os, sys, time, json, signal\nsay = lambda m: os.write(int(os.environ['ANNEAL_CHANNEL']), json.dumps(m).encode() + b'\\n')\n"
+WAIT = "time.sleep(60)"
+
+
+def launcher(*codes: str, hang: float | None = 30, start: float = 30, dumps: str | None = None) -> Launcher:
+    commands = [[sys.executable, "-S", "-c", HEAD + code] for code in codes]
+    return Launcher(commands, [{"RANK": str(n)} for n in range(len(codes))], Limits(start, hang), dumps)
+
+
+@pytest.fixture(autouse=True)
+def any_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANNEAL_PROGRESS_PORT", "0")
+
+
+def outcome_of(verdict: str, reason: str) -> str:
+    message = {"outcome": {"verdict": verdict, "reason": reason, "message": "m", "result": {"x": 1}}}
+    return f"say(json.loads({json.dumps(message)!r})); sys.exit({EXIT_CODES[verdict]})"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [("Succeeded", "Done"), ("Refused", "Bad"), ("Retry", "Preempted"), ("Failed", "Boom")],
+)
+def test_a_ranks_outcome_is_the_pods(verdict: str, reason: str) -> None:
+    found = launcher(outcome_of(verdict, reason)).run()
+    assert (found.verdict, found.reason, found.result) == (verdict, reason, {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict", "reason"),
+    [
+        ("sys.exit(64)", "Refused", "RankFailed"),
+        ("sys.exit(75)", "Retry", "RankFailed"),
+        ("raise ValueError('secret cause')", "Failed", "RankFailed"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "Failed", "RankKilled"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "Failed", "RankKilled"),
+    ],
+)
+def test_a_failing_rank_ends_the_others_within_two_seconds(code: str, verdict: str, reason: str) -> None:
+    began = time.monotonic()
+    group = launcher(WAIT, code)
+    found = group.run()
+    assert (found.verdict, found.reason) == (verdict, reason)
+    assert "rank 1" in found.message
+    assert time.monotonic() - began < 2
+    assert group.ranks[0].process.returncode == -signal.SIGKILL
+
+
+def test_the_cause_is_told_and_not_the_victim() -> None:
+    found = launcher("sys.exit(75)", "sys.exit(70)").run()
+    assert found.verdict in ("Failed", "Retry")
+    assert launcher("raise ValueError('the cause')").run().message.endswith("ValueError: the cause")
+
+
+def test_silence_is_a_hang_and_stacks_are_kept(tmp_path: Path) -> None:
+    code = "import faulthandler; faulthandler.register(signal.SIGUSR1); say({'phase': 'compute'}); time.sleep(60)"
+    found = launcher(code, hang=0.5, start=0.5, dumps=f"file://{tmp_path}/stacks").run()
+    assert (found.verdict, found.reason) == ("Failed", "Hang")
+    assert "phase compute" in found.message
+    dumps = list((tmp_path / "stacks").iterdir())
+    assert "most recent call first" in dumps[0].read_text()
+
+
+def test_a_rank_that_waits_for_another_pod_is_not_the_culprit() -> None:
+    found = launcher("say({'phase': 'reduce'}); time.sleep(60)", hang=0.5, start=0.5).run()
+    assert (found.verdict, found.reason) == ("Retry", "PeerHung")
+
+
+def test_the_silence_allowed_is_five_steps_and_at_least_a_minute() -> None:
+    rank = Rank.__new__(Rank)
+    rank.progress, rank.steps = {"step": 1}, [10.0, 30.0, 20.0]
+    assert Limits(600, None).of(rank) == 100
+    assert Limits(600, 7).of(rank) == 7
+    rank.steps = [1.0]
+    assert Limits(600, None).of(rank) == 60
+    rank.progress = None
+    assert Limits(600, 7).of(rank) == 600
+
+
+def test_sigterm_reaches_every_rank_which_save_and_end_with_75() -> None:
+    code = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); say({'phase': 'ready'}); time.sleep(60)"
+    group = launcher(code, code)
+
+    def terminate() -> None:
+        while len(group.ranks) < 2 or any(rank.phase != "ready" for rank in group.ranks):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert group.run().verdict == "Retry"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_progress_and_metrics_are_what_the_first_rank_said() -> None:
+    group = launcher(WAIT)
+    rank = Rank.__new__(Rank)
+    rank.number, rank.steps, rank.stepped, rank.phase = 0, [], None, ""
+    progress = {"step": 3, "totalSteps": 9, "loss": 1.5, "taskLosses": {"a": 2.5}}
+    rank.hear({"progress": progress, "skipped": 1}, time.monotonic())
+    group.ranks = [rank]
+    server = serve(group, 0)
+    assert server is not None
+    try:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        with urllib.request.urlopen(f"{address}/progress") as reply:
+            told = json.load(reply)
+        with urllib.request.urlopen(f"{address}/metrics") as reply:
+            text = reply.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (told["step"], told["totalSteps"], told["taskLosses"]) == (3, 9, {"a": 2.5})
+    assert "anneal_train_step 3\n" in text
+    assert 'anneal_train_task_loss{task="a"} 2.5' in text
