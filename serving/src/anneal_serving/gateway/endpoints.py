@@ -104,10 +104,10 @@ async def watch(
                 failures = 0
                 update(addresses(slices.values()))
         except (httpx.HTTPError, Expired, ValueError, KeyError, OSError) as error:
-            delay = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
             failures += 1
-            _log.warning("watch of endpoints ended", extra={"error": repr(error), "retrySeconds": delay})
-            await asyncio.sleep(delay)
+            _log.warning("watch of endpoints ended", extra={"error": repr(error), "failures": failures})
+        # Also after a watch that ended well: a server that ends each at once is not asked without pause.
+        await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
 
 
 async def follow(client: httpx.AsyncClient, namespace: str, service: str) -> AsyncIterator[Slices]:

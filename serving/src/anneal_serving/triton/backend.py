@@ -35,7 +35,7 @@ class TritonPythonModel:
         self._stop_ids = frozenset(json.loads(values["stop_ids"]))
         self._vocabulary = scheduler.vocabulary_of(folder)
         self._gauges = Gauges()
-        pipeline = scheduler.open_pipeline(folder, self._limits, int(values["threads"]))
+        pipeline = scheduler.open_pipeline(folder, self._limits, json.loads(values["properties"]))
         self._batcher = scheduler.Batcher(pipeline, self._limits.slots, self._gauges.show)
         scheduler.warm_up(self._batcher, self._limits, min(self._stop_ids))
 

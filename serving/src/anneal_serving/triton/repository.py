@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 
 from anneal_api.modeldeployment import Engine
+from anneal_serving.engine import ENGINE_FOLDER
 from anneal_serving.triton import tensors
 from anneal_serving.triton.pbtxt import Symbol, parameters, render
 from anneal_serving.triton.tensors import Tensor
 
-KV_FRACTION = 0.9
-"""Of the memory that is free once the weights are loaded."""
-QUEUE_FACTOR = 16
-"""Requests that may wait for one slot; the gateway sheds load long before."""
 LOADED = (tensors.MODEL, tensors.PREPROCESSING, tensors.POSTPROCESSING, tensors.ENSEMBLE)
 
 _STUB = """\
@@ -40,6 +37,7 @@ class Plan:
     Attributes:
         engine: limits and runtime.
         folder: the opened engine artifact: engine, tokenizer.json and chat.json.
+        settings: what the engine stage recorded: OpenVINO's properties, or TensorRT-LLM's Triton parameters.
         stop_ids: ids that end an answer.
         paths: where the stub's Python finds packages; it ignores PYTHONPATH.
         threads: CPU threads of the engine, 0 for all.
@@ -47,6 +45,7 @@ class Plan:
 
     engine: Engine
     folder: Path
+    settings: dict[str, str]
     stop_ids: list[int]
     paths: list[str]
     threads: int = 0
@@ -75,6 +74,11 @@ def _stub(plan: Plan, module: str, name: str) -> str:
     return _STUB.format(paths=json.dumps(plan.paths), module=f"anneal_serving.triton.{module}", name=name)
 
 
+def settings_of(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return the runtime's settings out of an engine artifact's metadata."""
+    return dict(metadata.get("properties") or metadata.get("triton") or {})
+
+
 def openvino_model(plan: Plan) -> dict[str, Any]:
     """Return the config of `tensorrt_llm` on a CPU: one request a call, batched by its own scheduler."""
     values = {
@@ -82,32 +86,42 @@ def openvino_model(plan: Plan) -> dict[str, Any]:
         "max_batch_size": str(plan.engine.max_batch_size),
         "max_sequence_length": str(plan.engine.max_sequence_length),
         "stop_ids": json.dumps(plan.stop_ids),
-        "threads": str(plan.threads),
+        "properties": json.dumps(_properties(plan)),
     }
     return _engine_model(plan, "python", 1) | {"parameters": parameters(values)}
+
+
+def _properties(plan: Plan) -> dict[str, str]:
+    threads = {"INFERENCE_NUM_THREADS": str(plan.threads)} if plan.threads else {}
+    return plan.settings | threads
+
+
+_PASSED = (
+    "batch_scheduler_policy",
+    "kv_cache_free_gpu_mem_fraction",
+    "enable_chunked_context",
+    "enable_kv_cache_reuse",
+)
 
 
 def tensorrt_llm_model(plan: Plan) -> dict[str, Any]:
     """Return the config of `tensorrt_llm` on the tensorrtllm backend, with in-flight batching."""
     slots = plan.engine.max_batch_size
+    given = plan.settings
     batching = {
         "preferred_batch_size": slots,
-        "max_queue_delay_microseconds": 0,
-        "default_queue_policy": {"max_queue_size": slots * QUEUE_FACTOR},
+        "max_queue_delay_microseconds": int(given["max_queue_delay_microseconds"]),
+        "default_queue_policy": {"max_queue_size": int(given["max_queue_size"])},
     }
     values = {
         "max_beam_width": "1",
         "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
-        "gpt_model_type": "inflight_fused_batching",
-        "gpt_model_path": str(plan.folder),
-        "batch_scheduler_policy": "guaranteed_no_evict",
-        "kv_cache_free_gpu_mem_fraction": str(KV_FRACTION),
-        "enable_kv_cache_reuse": "true",
-        "enable_chunked_context": "true",
+        "gpt_model_type": given["batching_strategy"],
+        "gpt_model_path": str(plan.folder / ENGINE_FOLDER),
+        **{name: given[name] for name in _PASSED},
         "exclude_input_in_output": "true",
         "cancellation_check_period_ms": "100",
         "stats_check_period_ms": "100",
-        "normalize_log_probs": "true",
         "executor_worker_path": "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker",
         "tokenizer_dir": str(plan.folder),
     }

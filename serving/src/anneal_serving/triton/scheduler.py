@@ -89,7 +89,7 @@ class _Sequence:
     handle: Any = field(default=None)
 
 
-def open_pipeline(folder: Path, limits: Limits, threads: int) -> Any:
+def open_pipeline(folder: Path, limits: Limits, properties: dict[str, str]) -> Any:
     """Return the paged pipeline of the IR in `folder`."""
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = limits.kv_blocks
@@ -98,7 +98,6 @@ def open_pipeline(folder: Path, limits: Limits, threads: int) -> Any:
     scheduler.max_num_batched_tokens = max(PREFILL_TOKENS, limits.slots)
     scheduler.dynamic_split_fuse = True
     scheduler.enable_prefix_caching = True
-    properties = {"INFERENCE_NUM_THREADS": threads} if threads else {}
     return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
 
 

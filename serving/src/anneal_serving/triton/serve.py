@@ -12,12 +12,12 @@ import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
-from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused, StageError
+from anneal_serving import stages
 from anneal_serving.triton import repository
 
 HTTP_PORT = 8000
@@ -57,13 +57,11 @@ def become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 def write_repository(run: DeploymentRun, work: Path) -> None:
     """Open the run's engine and write the model repository for it."""
-    if run.inspection is None:
-        raise Refused("NotInspected", "run config: inspection is missing; serve runs after engine and gate")
-    uri = artifacts.uri_of(run.store, run.namespace, STAGE_KINDS["engine"], run.inspection.keys.engine)
-    folder, _ = artifacts.open_artifact(uri, work / "cache")
+    folder, manifest = artifacts.open_artifact(stages.uri_of(run, "engine"), work / "cache")
     plan = repository.Plan(
         engine=run.spec.engine,
         folder=folder,
+        settings=repository.settings_of(manifest.metadata),
         stop_ids=ChatEncoder.load(folder).eos_ids,
         paths=package_paths(),
         threads=cpu_threads(_CPU_QUOTA.read_text() if _CPU_QUOTA.exists() else "max"),

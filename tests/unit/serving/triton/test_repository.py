@@ -1,0 +1,100 @@
+"""The model repository in Triton's own format, for both runtimes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from anneal_api.modeldeployment import Engine
+from anneal_serving.tensorrt_llm import triton_parameters
+from anneal_serving.triton import repository, tensors
+
+
+def written(root: Path, runtime: str) -> dict[str, Any]:
+    """Write a repository and return every model's config as Triton parses it."""
+    engine = Engine(runtime=runtime, max_batch_size=6, max_sequence_length=512, max_input_length=256)
+    settings = {"KV_CACHE_PRECISION": "f16"} if runtime == "openvino" else triton_parameters(engine)
+    plan = repository.Plan(engine, Path("/cache/engine-artifact"), settings, [2, 0], ["/opt/x"], threads=3)
+    repository.write(plan, root)
+    configs = {path.parent.name: path.read_text() for path in root.glob("*/config.pbtxt")}
+    return {name: text_format.Parse(text, model_config_pb2.ModelConfig()) for name, text in configs.items()}
+
+
+@pytest.fixture(params=["openvino", "tensorrt-llm-engine"])
+def models(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    return written(tmp_path, request.param)
+
+
+def test_the_four_models_of_the_engine_repository(models: dict[str, Any]) -> None:
+    assert set(models) == {"preprocessing", "tensorrt_llm", "postprocessing", "ensemble"}
+    assert all(name == config.name for name, config in models.items())
+
+
+def test_both_runtimes_take_and_return_the_same_tensors(models: dict[str, Any]) -> None:
+    engine = models["tensorrt_llm"]
+    assert [found.name for found in engine.input] == [tensor.name for tensor in tensors.INPUTS]
+    assert [found.name for found in engine.output] == ["output_ids", "sequence_length"]
+    optional = {found.name for found in engine.input if not found.optional}
+    assert optional == {"input_ids", "input_lengths", "request_output_len"}
+    assert engine.model_transaction_policy.decoupled
+
+
+def test_the_ensemble_joins_tensors_that_exist(models: dict[str, Any]) -> None:
+    known = {found.name for found in models["ensemble"].input}
+    for step in models["ensemble"].ensemble_scheduling.step:
+        model = models[step.model_name]
+        assert set(step.input_map) <= {found.name for found in model.input}
+        assert set(step.output_map) <= {found.name for found in model.output}
+        assert set(step.input_map.values()) <= known
+        known |= set(step.output_map.values())
+    assert {found.name for found in models["ensemble"].output} <= known
+
+
+def test_tensorrt_llm_streams_with_in_flight_batching(tmp_path: Path) -> None:
+    engine = written(tmp_path, "tensorrt-llm-engine")["tensorrt_llm"]
+    given = {key: value.string_value for key, value in engine.parameters.items()}
+    assert (engine.backend, engine.max_batch_size) == ("tensorrtllm", 6)
+    assert given["gpt_model_type"] == "inflight_fused_batching"
+    assert given["gpt_model_path"] == "/cache/engine-artifact/engine"
+    assert given["kv_cache_free_gpu_mem_fraction"] == "0.9"
+    assert given["enable_chunked_context"] == given["enable_kv_cache_reuse"] == "true"
+    inputs = {found.name: found for found in engine.input}
+    assert inputs["input_ids"].allow_ragged_batch
+    assert inputs["temperature"].HasField("reshape")
+    assert not (tmp_path / "tensorrt_llm/1/model.py").exists()
+
+
+def test_openvino_is_a_python_model_with_the_engines_properties(tmp_path: Path) -> None:
+    engine = written(tmp_path, "openvino")["tensorrt_llm"]
+    given = {key: value.string_value for key, value in engine.parameters.items()}
+    assert engine.backend == "python"
+    assert given["engine_dir"] == "/cache/engine-artifact"
+    assert given["properties"] == '{"KV_CACHE_PRECISION": "f16", "INFERENCE_NUM_THREADS": "3"}'
+    assert (given["max_batch_size"], given["max_sequence_length"]) == ("6", "512")
+
+
+def test_the_stub_extends_its_path_before_it_imports(tmp_path: Path) -> None:
+    written(tmp_path, "openvino")
+    code = (tmp_path / "tensorrt_llm/1/model.py").read_text()
+    compile(code, "model.py", "exec")
+    assert code.index('sys.path[:0] = ["/opt/x"]') < code.index("from anneal_serving.triton.backend import")
+
+
+def test_triton_warms_up_with_a_real_request(models: dict[str, Any], tmp_path: Path) -> None:
+    sample = models["tensorrt_llm"].model_warmup[0]
+    folder = tmp_path / "tensorrt_llm/warmup"
+    values = {
+        name: np.frombuffer((folder / found.input_data_file).read_bytes(), np.int32).tolist()
+        for name, found in sample.inputs.items()
+    }
+    assert values == {"input_ids": [2], "input_lengths": [1], "request_output_len": [1], "end_id": [2]}
+
+
+def test_stop_words_there_and_back() -> None:
+    assert tensors.stop_words([5, 9]) == [[5, 9], [1, 2]]
+    assert tensors.single_stops([[5, 9, 0], [1, 2, -1]]) == [5, 9]
+    with pytest.raises(ValueError, match="one token"):
+        tensors.single_stops([[5, 9], [2, -1]])
