@@ -13,13 +13,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from anneal_serving.triton import scheduler, tensors
-from anneal_serving.triton.scheduler import Generation, Limits, Load
+from anneal_serving.triton.load import Gauges
+from anneal_serving.triton.scheduler import Generation, Limits
 
-GAUGES = {
-    "anneal_requests_waiting": "Requests that wait for a slot.",
-    "anneal_requests_active": "Sequences that are generated now.",
-    "anneal_kv_cache_used_ratio": "Share of the KV cache that live sequences hold.",
-}
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -34,7 +30,7 @@ class TritonPythonModel:
         self._limits = Limits(int(values["max_batch_size"]), int(values["max_sequence_length"]))
         self._stop_ids = frozenset(json.loads(values["stop_ids"]))
         self._vocabulary = scheduler.vocabulary_of(folder)
-        self._gauges = Gauges()
+        self._gauges = Gauges(pb_utils)
         pipeline = scheduler.open_pipeline(folder, self._limits, json.loads(values["properties"]))
         self._batcher = scheduler.Batcher(pipeline, self._limits.slots, self._gauges.show)
         scheduler.warm_up(self._batcher, self._limits, min(self._stop_ids))
@@ -54,22 +50,6 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Finish what runs."""
         self._batcher.close()
-
-
-class Gauges:
-    """The load as metrics of Triton's own endpoint; kept here because Triton drops a family with its object."""
-
-    def __init__(self) -> None:
-        self._families = [
-            pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.GAUGE)
-            for name, text in GAUGES.items()
-        ]
-        self._metrics = [family.Metric(labels={"model": tensors.MODEL}) for family in self._families]
-
-    def show(self, load: Load) -> None:
-        """Set the gauges."""
-        for metric, value in zip(self._metrics, (load.waiting, load.active, load.kv_used), strict=True):
-            metric.set(value)
 
 
 class Sender:

@@ -41,6 +41,7 @@ class Plan:
         stop_ids: ids that end an answer.
         paths: where the stub's Python finds packages; it ignores PYTHONPATH.
         threads: CPU threads of the engine, 0 for all.
+        metrics_port: where the server publishes its metrics.
     """
 
     engine: Engine
@@ -49,6 +50,7 @@ class Plan:
     stop_ids: list[int]
     paths: list[str]
     threads: int = 0
+    metrics_port: int = 8002
 
 
 def write(plan: Plan, root: Path) -> None:
@@ -154,16 +156,20 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
         Tensor("OUT_END_ID", "INT32"),
         Tensor("OUT_PAD_ID", "INT32"),
     ]
-    return _text_model(plan, tensors.PREPROCESSING, inputs, outputs)
+    relay = {"metrics_url": f"http://127.0.0.1:{plan.metrics_port}/metrics"}
+    extra = {} if plan.engine.runtime == "openvino" else relay
+    return _text_model(plan, tensors.PREPROCESSING, inputs, outputs, extra)
 
 
 def postprocessing(plan: Plan) -> dict[str, Any]:
     """Return the config of ids to text."""
     inputs = [Tensor("TOKENS_BATCH", "INT32", (-1, -1)), Tensor("SEQUENCE_LENGTH", "INT32", (-1,))]
-    return _text_model(plan, tensors.POSTPROCESSING, inputs, [Tensor("OUTPUT", "STRING", (-1,))])
+    return _text_model(plan, tensors.POSTPROCESSING, inputs, [Tensor("OUTPUT", "STRING", (-1,))], {})
 
 
-def _text_model(plan: Plan, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> dict[str, Any]:
+def _text_model(
+    plan: Plan, name: str, inputs: list[Tensor], outputs: list[Tensor], extra: dict[str, str]
+) -> dict[str, Any]:
     return {
         "name": name,
         "backend": "python",
@@ -171,7 +177,7 @@ def _text_model(plan: Plan, name: str, inputs: list[Tensor], outputs: list[Tenso
         "input": [_tensor(tensor) for tensor in inputs],
         "output": [_tensor(tensor) for tensor in outputs],
         "instance_group": {"count": 1, "kind": Symbol("KIND_CPU")},
-        "parameters": parameters({"tokenizer_dir": str(plan.folder)}),
+        "parameters": parameters({"tokenizer_dir": str(plan.folder)} | extra),
     }
 
 

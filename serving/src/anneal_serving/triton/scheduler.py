@@ -17,6 +17,8 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
+from anneal_serving.triton.load import Load
+
 KV_BLOCK = 32
 """Tokens of one block of the CPU plugin's paged cache."""
 PREFILL_TOKENS = 256
@@ -71,15 +73,6 @@ class Receiver(Protocol):
 
     def cancelled(self) -> bool:
         """Whether nobody waits for this sequence any more."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a replica reports of itself."""
-
-    waiting: int = 0
-    active: int = 0
-    kv_used: float = 0.0
 
 
 @dataclass

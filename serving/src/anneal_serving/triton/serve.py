@@ -65,6 +65,7 @@ def write_repository(run: DeploymentRun, work: Path) -> None:
         stop_ids=ChatEncoder.load(folder).eos_ids,
         paths=package_paths(),
         threads=cpu_threads(_CPU_QUOTA.read_text() if _CPU_QUOTA.exists() else "max"),
+        metrics_port=ports()[2],
     )
     root = work / "models"
     shutil.rmtree(root, ignore_errors=True)

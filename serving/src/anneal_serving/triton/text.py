@@ -13,11 +13,16 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from anneal_runtime.chat import ChatEncoder
+from anneal_serving.triton.load import Gauges, Relay
+
+
+def _parameters(args: dict[str, str]) -> dict[str, str]:
+    parameters = json.loads(args["model_config"])["parameters"]
+    return {key: value["string_value"] for key, value in parameters.items()}
 
 
 def _encoder(args: dict[str, str]) -> ChatEncoder:
-    parameters = json.loads(args["model_config"])["parameters"]
-    return ChatEncoder.load(Path(parameters["tokenizer_dir"]["string_value"]))
+    return ChatEncoder.load(Path(_parameters(args)["tokenizer_dir"]))
 
 
 def _array(request: Any, name: str) -> Any:
@@ -25,11 +30,22 @@ def _array(request: Any, name: str) -> Any:
 
 
 class Preprocessing:
-    """QUERY [1] and REQUEST_OUTPUT_LEN [1] to ids, their number, and the ids that end an answer."""
+    """QUERY [1] and REQUEST_OUTPUT_LEN [1] to ids, their number, and the ids that end an answer.
+
+    Beside an engine whose backend is not a Python model it also passes the engine's load on.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the tokenizer."""
+        """Read the tokenizer; start the relay where one is asked for."""
         self._encoder = _encoder(args)
+        url = _parameters(args).get("metrics_url")
+        self._gauges = Gauges(pb_utils) if url else None
+        self._relay = Relay(url, self._gauges.show) if url and self._gauges else None
+
+    def finalize(self) -> None:
+        """End the relay."""
+        if self._relay is not None:
+            self._relay.close()
 
     def execute(self, requests: Iterable[Any]) -> list[Any]:
         """Encode every request's text."""

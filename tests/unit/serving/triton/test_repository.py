@@ -98,3 +98,9 @@ def test_stop_words_there_and_back() -> None:
     assert tensors.single_stops([[5, 9, 0], [1, 2, -1]]) == [5, 9]
     with pytest.raises(ValueError, match="one token"):
         tensors.single_stops([[5, 9], [2, -1]])
+
+
+def test_only_an_engine_in_cpp_has_its_load_relayed(tmp_path: Path) -> None:
+    found = written(tmp_path / "trt", "tensorrt-llm-engine")["preprocessing"].parameters
+    assert found["metrics_url"].string_value == "http://127.0.0.1:8002/metrics"
+    assert "metrics_url" not in written(tmp_path / "cpu", "openvino")["preprocessing"].parameters
