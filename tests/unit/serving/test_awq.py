@@ -86,3 +86,15 @@ def test_clipping_is_never_worse_than_the_full_range(weight: torch.Tensor) -> No
         return (even @ (restored(quantized) - heavy).T).square().sum()
 
     assert error(clipped) < 0.9 * error(plain)
+
+
+def test_columns_make_up_for_each_other_where_inputs_are_correlated(weight: torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(800, 24, generator=generator) @ torch.randn(24, 128, generator=generator)
+    quantized = awq.activation_aware([weight], observed(inputs), 64)[0]
+    nearest = rounding.restored(weight / quantized.prequant, quantized.scales) * quantized.prequant
+
+    def error(found: torch.Tensor) -> torch.Tensor:
+        return (inputs @ (found - weight).T).square().sum()
+
+    assert error(restored(quantized)) < 0.5 * error(nearest)
