@@ -73,7 +73,7 @@ class Watch:
     async def _work(self, key: Key) -> Any:
         return await asyncio.to_thread(self._reconciler.reconcile, key)
 
-    def _alive(self, **_: Any) -> str:
+    async def _alive(self, **_: Any) -> str:
         if self._queue is None or self._task is None or self._task.done():
             raise RuntimeError("the queue does not run")
         idle = asyncio.get_running_loop().time() - self._queue.last_turn
