@@ -92,12 +92,18 @@ class Router:
         self.current: Route | None = None
 
     async def run(self) -> None:
-        """Follow the config file for ever."""
+        """Follow the config file for ever; while it cannot be used, the route before it stays."""
+        complaint = ""
         while True:
             try:
                 await self.refresh()
+                complaint = ""
             except (StageError, ValueError, OSError) as error:
-                _log.error("the route cannot be used", extra={"error": str(error), "path": str(self._path)})
+                if str(error) != complaint:
+                    complaint = str(error)
+                    _log.error(
+                        "the route cannot be used", extra={"error": complaint, "path": str(self._path)}
+                    )
             await asyncio.sleep(POLL_SECONDS)
 
     async def refresh(self) -> None:
