@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from anneal_api.base import wire
 from anneal_api.runs import FineTuneRun
 from anneal_trainers.inspect_stage import inspect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tiny_model import write_tiny_model  # noqa: E402
+from tiny_model import write_tiny_model
 
 MakeRun = Callable[..., FineTuneRun]
 
@@ -28,7 +29,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks of 40 rows: sums in words, and words turned round."""
     folder = tmp_path_factory.mktemp("data")
     sums = [{"prompt": f"add {i} and {i * 7 % 13}", "answer": f"it is {i + i * 7 % 13}"} for i in range(40)]
-    words = [{"text": f"the word number {i} is {'x' * (i % 9 + 1)}", "group": f"g{i // 2}"} for i in range(40)]
+    words = [
+        {"text": f"the word number {i} is {'x' * (i % 9 + 1)}", "group": f"g{i // 2}"} for i in range(40)
+    ]
     for name, rows in (("sums", sums), ("words", words)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from anneal_trainers.checkpoint import State, Store
 
 
@@ -28,7 +29,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     target = store(tmp_path)
     for step in range(1, 7):
         save(target, step, best=min(step, 2))
-    assert sorted(p.name for p in (tmp_path / "attempt-1").iterdir()) == [f"step-0000000{n}" for n in (2, 5, 6)]
+    assert sorted(p.name for p in (tmp_path / "attempt-1").iterdir()) == [
+        f"step-0000000{n}" for n in (2, 5, 6)
+    ]
     assert target.latest == 6
 
 

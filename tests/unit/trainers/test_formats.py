@@ -1,6 +1,7 @@
 """Every accepted shape of row, and what a wrong one is told."""
 
 import pytest
+
 from anneal_trainers.formats import PAIRS, WrongRow, detect, to_row
 
 QUESTION, ANSWER = ("user", "q"), ("assistant", "a")

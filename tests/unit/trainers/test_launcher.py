@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from anneal_api.outcome import EXIT_CODES
 from anneal_trainers.launcher import Launcher, Limits, Rank, serve
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+
 from anneal_trainers import losses, packing
 
 BALANCES = ["tokenMean", "rowMean", "taskMean", "taskRowMean"]

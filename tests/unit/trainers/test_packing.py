@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from anneal_trainers import packing
 from hypothesis import given
 from hypothesis import strategies as st
+
+from anneal_trainers import packing
 
 lengths = st.lists(st.integers(1, 64), max_size=80)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from anneal_api.finetunejob import Optimization
 from anneal_trainers.packing import shares
 from anneal_trainers.plan import Plan

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from anneal_api.finetunejob import Data
 from anneal_api.finetunejob import Split as Shares
 from anneal_runtime.chat import Encoded

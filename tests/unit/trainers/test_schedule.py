@@ -1,6 +1,7 @@
 """The learning rate by step, and when to stop early."""
 
 import pytest
+
 from anneal_trainers.early_stop import should_stop
 from anneal_trainers.schedule import Cosine
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+
 from anneal_api.finetunejob import Task
 from anneal_runtime.errors import Refused
 from anneal_trainers import sources

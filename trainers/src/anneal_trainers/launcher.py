@@ -210,6 +210,10 @@ class Launcher:
         if rank.outcome is not None:
             return rank.outcome
         code, tail = rank.process.returncode, _tail(rank.stderr)
+        if self._terminated and code == -signal.SIGTERM:
+            return Outcome(
+                verdict="Retry", reason="Preempted", message="stopped by SIGTERM before the first step"
+            )
         if code < 0:
             name = signal.Signals(-code).name
             hint = "; out of memory?" if name == "SIGKILL" else ""

@@ -5,7 +5,6 @@ up over all ranks in one all-reduce of a flat buffer, clip, update. A step whose
 changes nothing, on all ranks alike, as all see the same sum.
 """
 
-import os
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -273,8 +272,3 @@ def _parameter(trainee: Trainee) -> torch.nn.Parameter:
 
 def _seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
-
-
-def threads(ranks: int) -> int:
-    """Return compute threads a rank: OMP_NUM_THREADS, else one on CPUs, whose cores are shared under load."""
-    return int(os.environ.get("OMP_NUM_THREADS", 1)) if ranks else 1

@@ -57,12 +57,12 @@ def _own_weights(name: str, module: Any) -> dict[str, torch.Tensor]:
 
 
 def _plain_weight(layer: Any) -> torch.Tensor:
-    weight = layer.weight
+    weight: torch.Tensor = layer.weight
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight.detach().float().clone()
-    plain = bitsandbytes.functional.dequantize_4bit(weight.data, state).float()
-    return torch.reshape(plain, state.shape)
+    plain: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state)
+    return plain.float()
 
 
 def _delta(module: Any) -> torch.Tensor:

@@ -5,6 +5,8 @@ checkpoint. bitsandbytes repacks NF4 weights for AVX512-BF16 at the first forwar
 has no backward: later gradients would be wrong, so that path is switched off on every layer.
 """
 
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,13 @@ class Trainee:
     def losses(self, batch: Batch, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weighted loss of a batch and the nll of every target."""
         states = hidden_states(self.model, batch)
-        base = self.model.get_base_model()
-        return weighted_cross_entropy(
-            states[batch.before], base.get_output_embeddings().weight, batch.targets, weights
-        )
+        head = self.model.get_base_model().get_output_embeddings().weight
+        return weighted_cross_entropy(states[batch.before], head, batch.targets, weights)
 
 
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     """Return the last hidden states, [batch * positions, hidden size]."""
-    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     decoder: Any = base.get_decoder()
     output = decoder(
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
@@ -55,8 +55,16 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def pick_device(local_rank: int) -> torch.device:
-    """Return this rank's accelerator, or the CPU."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    """Return this rank's accelerator, or the CPU with OMP_NUM_THREADS threads.
+
+    One thread unless told otherwise: on cores that others use too, two threads that wait for each other
+    at every layer are many times slower than one.
+    """
+    if not torch.cuda.is_available():
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def compute_type(device: torch.device) -> torch.dtype:
@@ -102,7 +110,10 @@ def add_adapter(base: Any, adapter: Adapter, seed: int) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(base, config)
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute by its former name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(base, config)
 
 
 def flatten(model: Any) -> Trainee:

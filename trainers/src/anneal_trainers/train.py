@@ -59,10 +59,7 @@ def _work(config: FineTuneRun, channel: Channel) -> TrainResult | None:
     stop.listen()
     rank, world = int(os.environ[ENV_RANK]), int(os.environ[ENV_WORLD])
     local_rank = int(os.environ[ENV_LOCAL_RANK])
-    torch.set_num_threads(loop.threads(world))
     device = model.pick_device(local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     group = join_group(rank, world, os.environ[ENV_MEET], config.spec.workers.start_timeout_seconds)
     channel.beat("load")
     run = _assemble(config, channel, stop, device, group)

@@ -1,0 +1,232 @@
+"""Whole stages on the tiny model: real processes for training, real files for everything between."""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anneal_api.outcome import Outcome
+from anneal_api.runs import FineTuneRun
+from anneal_runtime.artifacts import open_artifact
+from anneal_runtime.chat import ChatEncoder
+from anneal_runtime.errors import TryAgain
+from anneal_trainers import checkpoint, cleanup, dataset, loop, model, prepare
+from anneal_trainers.channel import Channel
+from anneal_trainers.evaluate import evaluate
+from anneal_trainers.export import export
+from anneal_trainers.group import Group
+from anneal_trainers.inspect_stage import inspect
+from anneal_trainers.train import runs_folder
+from anneal_trainers.tuned import dataset_folder
+
+CPU = torch.device("cpu")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Pod = tuple[Any, Path, Path]
+
+
+def start_pods(run: FineTuneRun, folder: Path, attempt: int = 1) -> list[Pod]:
+    """Start one launcher a node, as the training pods do."""
+    config = folder / "run.json"
+    config.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
+    port, pods = free_port(), []
+    for node in range(run.spec.workers.nodes):
+        message = folder / f"termination-{attempt}-{node}"
+        environment = {
+            "ANNEAL_RUN": str(config),
+            "ANNEAL_TERMINATION_LOG": str(message),
+            "ANNEAL_ATTEMPT": str(attempt),
+            "ANNEAL_NODES": str(run.spec.workers.nodes),
+            "JOB_COMPLETION_INDEX": str(node),
+            "ANNEAL_RENDEZVOUS": f"127.0.0.1:{port}",
+            "ANNEAL_PROGRESS_PORT": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "anneal_trainers", "train"]
+        log = folder / f"log-{attempt}-{node}"
+        with log.open("w") as stream:
+            pods.append(
+                (subprocess.Popen(command, env=os.environ | environment, stdout=stream), message, log)
+            )
+    return pods
+
+
+def finish(pods: list[Pod]) -> list[tuple[int, Outcome]]:
+    return [(pod.wait(120), Outcome.model_validate_json(message.read_bytes())) for pod, message, _ in pods]
+
+
+def stepped(log: Path) -> bool:
+    return '"step"' in log.read_text()
+
+
+def test_a_run_of_two_pods_from_rows_to_a_merged_model(make_run: Any, tmp_path: Path) -> None:
+    optimization = {"learningRate": 0.01, "maxSteps": 12, "globalBatchTokens": 512}
+    run = make_run(workers={"nodes": 2}, optimization=optimization)
+    prepare.prepare(run)
+    (code, outcome), (other, _) = finish(start_pods(run, tmp_path))
+    assert (code, other) == (0, 0)
+    assert (outcome.verdict, outcome.result["step"]) == ("Succeeded", 12)
+    adapter, manifest = open_artifact(outcome.result["artifact"]["uri"], tmp_path)
+    assert manifest.metadata["validationLoss"] == min(manifest.metadata["validationLosses"])
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    scores = evaluate(run).scores
+    assert {score.name for score in scores} == {"sums", "words"}
+    assert all(score.tuned_loss < score.base_loss - 0.2 for score in scores)
+    check_export(run, tmp_path)
+    seen = inspect(run)
+    assert set(seen.published) == {"prepare", "train", "evaluate", "export"}
+    assert seen.scores == scores
+    assert cleanup.delete(run.model_copy(update={"uid": "other"})).artifacts == 0
+    assert cleanup.delete(run).artifacts == 4
+    assert inspect(run).published == {}
+
+
+def check_export(run: FineTuneRun, tmp_path: Path) -> None:
+    folder, manifest = open_artifact(export(run).artifact.uri, tmp_path)
+    assert manifest.metadata["parity"]["maxLogitDifference"] <= 1e-4
+    assert manifest.metadata["lineage"]["base"]["digest"] == run.inspection.base_digest  # type: ignore[union-attr]
+    assert (folder / "README.md").read_text().startswith("# job")
+    assert ChatEncoder.load(folder).eos_ids == ChatEncoder.from_pretrained_folder(folder).eos_ids == [2]
+    merged = model.load_base(folder, quantized=False, device=CPU, dtype=torch.float32).eval()
+    assert load_file(folder / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.bfloat16
+    reference = load_file(folder / "reference.safetensors")
+    begin, end = reference["offsets"][:2].tolist()
+    ids = reference["input_ids"][begin:end].long()
+    with torch.no_grad():
+        logprobs = merged(input_ids=ids[None]).logits[0].log_softmax(-1)
+    expected = -logprobs[:-1].gather(-1, ids[1:, None]).squeeze(-1)
+    assert torch.allclose(reference["nll"][begin : end - 1], expected, atol=1e-4)
+    assert reference["top_ids"].shape == (len(reference["input_ids"]), 32)
+    mass = reference["top_logprobs"].exp().sum(-1) + reference["tail_logprob"].exp()
+    assert torch.allclose(mass, torch.ones_like(mass), atol=1e-5)
+    held = split_rows(reference)
+    assert held
+    assert not held & split_rows(load_file(folder / "calibration.safetensors"))
+
+
+def split_rows(tensors: dict[str, torch.Tensor]) -> set[tuple[int, ...]]:
+    bounds, ids = tensors["offsets"].tolist(), tensors["input_ids"].tolist()
+    return {tuple(ids[a:b]) for a, b in itertools.pairwise(bounds)}
+
+
+def test_sigterm_saves_and_the_next_attempt_goes_on_from_there(make_run: Any, tmp_path: Path) -> None:
+    run = make_run(optimization={"maxSteps": 3000, "globalBatchRows": 2}, checkpoint={"everySteps": 3000})
+    prepare.prepare(run)
+    pods = start_pods(run, tmp_path)
+    while pods[0][0].poll() is None and not stepped(pods[0][2]):
+        time.sleep(0.1)
+    pods[0][0].send_signal(signal.SIGTERM)
+    ((code, outcome),) = finish(pods)
+    assert (code, outcome.verdict, outcome.reason) == (75, "Retry", "Preempted"), outcome
+    found = checkpoint.Store(runs_folder(run), 2, run.inspection.keys.train, 2).newest()
+    assert found is not None
+    assert f"after step {found[0].step}," in outcome.message
+
+
+def assemble(run: FineTuneRun, attempt: int, stop: loop.StopFlag) -> loop.Run:
+    folder = dataset_folder(run)
+    facts = prepare.inspection(run)
+    return loop.Run(
+        spec=run.spec,
+        tasks=dataset.task_names(folder),
+        train=dataset.open_split(folder, "train"),
+        validation=dataset.open_split(folder, "validation"),
+        trainee=model.build(
+            Path(run.spec.base_model.uri[7:]), run.spec.adapter, run.spec.optimization.seed, CPU
+        ),
+        group=Group(),
+        store=checkpoint.Store(runs_folder(run), attempt, facts.keys.train, 2),
+        channel=Channel(None),
+        stop=stop,
+    )
+
+
+@pytest.mark.parametrize("kind", ["qlora", "lora"])
+def test_a_stopped_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(make_run: Any, kind: str) -> None:
+    fields = {
+        "adapter": {"type": kind, "rank": 4, "alpha": 8, "dropout": 0.2},
+        "optimization": {"learningRate": 0.01, "maxSteps": 6, "globalBatchRows": 5, "warmupSteps": 2},
+        "evaluation": {"everySteps": 2},
+    }
+    run = make_run(**fields)
+    prepare.prepare(run)
+    whole = assemble(run, 1, loop.StopFlag())
+    expected = loop.train(whole)
+    parted = make_run(uid="another-run", **fields)
+    stop = loop.StopFlag()
+    first = assemble(parted, 1, stop)
+    stop.asked = True  # every step is the last of its attempt
+    with pytest.raises(TryAgain):
+        loop.train(first)
+    with pytest.raises(TryAgain):
+        loop.train(assemble(parted, 2, stop))
+    last = assemble(parted, 3, loop.StopFlag())
+    state = loop.train(last)
+    assert (state.losses, state.train_loss, state.step) == (expected.losses, expected.train_loss, 6)
+    assert state.best_step == expected.best_step
+    assert torch.equal(last.trainee.flat, whole.trainee.flat)
+
+
+def test_early_stopping_ends_the_run(make_run: Any) -> None:
+    optimization = {
+        "learningRate": 0.5,
+        "maxSteps": 50,
+        "globalBatchRows": 4,
+        "earlyStopping": {"patience": 2},
+    }
+    run = make_run(optimization=optimization, checkpoint={"everySteps": 1})
+    prepare.prepare(run)
+    state = loop.train(assemble(run, 1, loop.StopFlag()))
+    assert state.step < 50
+    assert min(state.losses[-2:]) > state.losses[-3]
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_too_many_fail(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(optimization={"maxSteps": 20, "globalBatchRows": 4}, checkpoint={"everySteps": 50})
+    prepare.prepare(run)
+    assembled = assemble(run, 1, loop.StopFlag())
+    before = assembled.trainee.flat.clone()
+    weights = loop.row_weights
+    monkeypatch.setattr(loop, "row_weights", lambda *a: weights(*a) * np.inf)
+    with pytest.raises(loop.NonFiniteLoss, match=r"10 steps in a row up to step 10"):
+        loop.train(assembled)
+    assert torch.equal(assembled.trainee.flat, before)
+
+
+@pytest.mark.parametrize("packing", ["bestFit", "none"])
+def test_packing_does_not_change_what_is_learned(make_run: Any, packing: str) -> None:
+    split = {"train": 60, "validation": 20, "test": 20}
+    run = make_run(data={"maxLength": 128, "split": split, "packing": packing})
+    prepare.prepare(run)
+    assembled = assemble(run, 1, loop.StopFlag())
+    sums = loop.accumulate(assembled, np.arange(12), 0)
+    single = 0.0
+    weights = loop.row_weights(
+        "taskMean", assembled.train.tasks[:12], assembled.train.targets[:12], np.asarray([2, 1.0])
+    )
+    from anneal_trainers.batches import pack
+
+    for row in range(12):
+        batch = pack(assembled.train, [row])
+        token_weights = torch.full((len(batch.targets),), float(weights[row]))
+        single += float(assembled.trainee.losses(batch, token_weights)[0].detach())
+    assert sums.loss == pytest.approx(single, rel=1e-5)
