@@ -90,7 +90,7 @@ class ChatEncoder:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and chat.json into `folder`."""
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / CHAT_FILE).write_text(json.dumps(self._source, sort_keys=True, indent=1) + "\n")
+        (folder / CHAT_FILE).write_text(json.dumps(self._source, sort_keys=True, indent=1) + "\n", encoding="utf-8")
 
     def encode(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> Encoded:
         """Return the ids of `messages` (role: system, user or assistant; content), and which are learned.
@@ -193,7 +193,7 @@ def _read(folder: Path, name: str, reason: str) -> str:
     path = folder / name
     if not path.is_file():
         raise Refused(reason, f"{name} is missing in the model's folder; export it with the model")
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -201,12 +201,12 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _own_template(folder: Path, config: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
-    return path.read_text() if path.is_file() else config.get("chat_template")
+    return path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -30,7 +30,7 @@ def read_run(run_type: type[Run]) -> Run:
 def report(outcome: Outcome) -> None:
     """Write `outcome` where the kubelet reads it, and to the log."""
     text = encode(outcome)
-    Path(os.environ.get(ENV_TERMINATION_LOG, "/dev/termination-log")).write_text(text)
+    Path(os.environ.get(ENV_TERMINATION_LOG, "/dev/termination-log")).write_text(text, encoding="utf-8")
     print(text, file=sys.stderr, flush=True)
 
 
