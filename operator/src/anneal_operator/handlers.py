@@ -138,6 +138,8 @@ def run(watch: Watch, config: OperatorConfig, liveness: str) -> None:
         registry=watch.registry,
         settings=watch.settings,
         standalone=True,
+        # kopf would ask for a user name, and a container's user has none.
+        identity=kopf_peering.Identity("anneal"),
         clusterwide=not config.namespaces,
         namespaces=config.namespaces,
         liveness_endpoint=liveness,
