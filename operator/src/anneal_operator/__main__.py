@@ -22,7 +22,8 @@ def main() -> int:
         level=os.environ.get("ANNEAL_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    for chatty in ("kopf.objects", "kopf.activities", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     settings = config.load()
     cluster = RestCluster.connect()
     if not _served(cluster):

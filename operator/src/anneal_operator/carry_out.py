@@ -4,6 +4,7 @@ Events and status come first: a claim (a new attempt) is stored before anything 
 could not be written, because somebody was quicker, stops everything after it.
 """
 
+import logging
 from datetime import datetime
 
 from anneal_api.base import GROUP
@@ -12,6 +13,8 @@ from anneal_operator.cluster.errors import AlreadyExists, Conflict, NotFound
 from anneal_operator.cluster.interface import Cluster
 from anneal_operator.decision import Decision, Event, Object
 from anneal_operator.observed import owned
+
+log = logging.getLogger(__name__)
 
 
 class LookAgain(Exception):
@@ -54,6 +57,10 @@ def _write(cluster: Cluster, resource: Object, decision: Decision, now_text: str
 
 
 def _tell(cluster: Cluster, resource: Object, event: Event, now_text: str) -> None:
+    meta = resource["metadata"]
+    log.info(
+        "%s %s/%s: %s: %s", resource["kind"], meta["namespace"], meta["name"], event.reason, event.message
+    )
     try:
         cluster.create(event_object(resource, event, now_text))
     except AlreadyExists:

@@ -139,7 +139,7 @@ def run(watch: Watch, config: OperatorConfig, liveness: str) -> None:
         settings=watch.settings,
         standalone=True,
         # kopf would ask for a user name, and a container's user has none.
-        identity=kopf_peering.Identity("anneal"),
+        identity="anneal",  # type: ignore[arg-type]
         clusterwide=not config.namespaces,
         namespaces=config.namespaces,
         liveness_endpoint=liveness,

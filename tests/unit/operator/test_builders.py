@@ -1,0 +1,207 @@
+"""What is built: restricted pods, deterministic names, the environment and mounts of the contract."""
+
+import pytest
+from world import CONFIG, STORE, World, deployment_inspected, finetunejob, inspected, modeldeployment, ref
+
+from anneal_api.base import ArtifactRef
+from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.modeldeployment import ModelDeploymentSpec
+from anneal_api.profiles import PodOverlay
+from anneal_api.runs import DeploymentRun, FineTuneRun
+from anneal_operator import config as settings
+from anneal_operator import pods
+from anneal_operator.finetunejob import resources as tuning
+from anneal_operator.modeldeployment import resources as serving
+
+OWNER = {"apiVersion": "anneal.dev/v1alpha1", "kind": "X", "name": "x", "uid": "u", "controller": True}
+PLAIN = settings.plain_cpu(CONFIG)
+
+
+def tuning_site(**fields: object) -> tuning.Site:
+    spec = FineTuneJobSpec.model_validate(finetunejob(**fields)["spec"])
+    profile = CONFIG.accelerator(spec.workers.accelerator)
+    assert profile is not None
+    run = FineTuneRun(namespace="team", name="tune", uid="u", spec=spec, accelerator=profile)
+    return tuning.Site(OWNER, "team", run, "plan", "trainers:1", PLAIN)
+
+
+def serving_site(**fields: object) -> serving.Site:
+    spec = ModelDeploymentSpec.model_validate(modeldeployment(**fields)["spec"])
+    profile = CONFIG.accelerator(spec.accelerator)
+    assert profile is not None
+    run = DeploymentRun(
+        namespace="team",
+        name="serve",
+        uid="u",
+        spec=spec,
+        accelerator=profile,
+        model=ref("model", "4"),
+        store=STORE,
+        inspection=deployment_inspected().result,
+    )
+    return serving.Site(OWNER, run, "v1", "plan", CONFIG.images, PLAIN, None)
+
+
+def all_templates() -> list[tuple[str, dict]]:
+    tune, serve = tuning_site(), serving_site()
+    made = [tuning.stage(tune, f"j-{s}", s) for s in ("inspect", "prepare", "evaluate", "export")]
+    made += [tuning.artifact_deletion(tune, "j-delete"), tuning.train_job(tune, 1)]
+    made += [serving.stage(serve, f"j-{s}", s) for s in ("inspect", "quantize", "engine", "gate")]
+    made += [serving.replicas(serve, 1)]
+    made += [
+        o for o in serving.gateway(serve, serve.run.spec, ref("engine", "6")) if o["kind"] == "Deployment"
+    ]
+    return [(o["metadata"]["name"], o["spec"]["template"]) for o in made]
+
+
+@pytest.mark.parametrize(("name", "template"), all_templates())
+def test_every_pod_keeps_to_the_restricted_profile(name: str, template: dict) -> None:
+    pod = template["spec"]
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] == security["fsGroup"] == 65532
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is (name == "serve-gateway")
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim"}
+    assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
+    for container in pod["containers"]:
+        inner = container["securityContext"]
+        assert inner["allowPrivilegeEscalation"] is False
+        assert inner["readOnlyRootFilesystem"] is True
+        assert inner["capabilities"] == {"drop": ["ALL"]}
+        assert "privileged" not in inner
+        assert "cpu" not in container["resources"].get("limits", {})
+        assert set(container["resources"]["requests"]) >= {"cpu", "memory"}
+
+
+@pytest.mark.parametrize(("name", "template"), all_templates())
+def test_every_mount_has_its_volume(name: str, template: dict) -> None:
+    volumes = {v["name"] for v in template["spec"]["volumes"]}
+    mounts = {m["name"] for m in template["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts == volumes
+    assert {m["mountPath"] for m in template["spec"]["containers"][0]["volumeMounts"]} >= {"/tmp", "/work"}
+
+
+def environment(template: dict) -> dict[str, str]:
+    return {e["name"]: e.get("value", "") for e in template["spec"]["containers"][0]["env"]}
+
+
+def test_the_training_group_is_whole_or_not_at_all() -> None:
+    site = tuning_site(workers={"nodes": 3, "acceleratorsPerNode": 8})
+    job = tuning.train_job(site, 2)
+    spec = job["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
+    assert spec["backoffLimit"] == 0
+    assert {rule["action"] for rule in spec["podFailurePolicy"]["rules"]} == {"FailJob"}
+    pod = spec["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["subdomain"] == tuning.train_service(site)["metadata"]["name"]
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+    assert {"key", "operator", "effect", "tolerationSeconds"} <= set(pod["tolerations"][0])
+    wanted = environment(spec["template"])
+    assert wanted["ANNEAL_ATTEMPT"] == "2"
+    assert wanted["ANNEAL_NODES"] == "3"
+    name = job["metadata"]["name"]
+    assert wanted["ANNEAL_RENDEZVOUS"] == f"{name}-0.{pod['subdomain']}:29400"
+    assert wanted["NCCL_DEBUG"] == "WARN"
+    shared = next(v for v in pod["volumes"] if v["name"] == "shm")
+    assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+
+
+def test_the_service_selects_the_groups_pods_before_they_are_ready() -> None:
+    site = tuning_site()
+    service, job = tuning.train_service(site), tuning.train_job(site, 1)
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    selector = service["spec"]["selector"].items()
+    assert selector <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_only_the_stores_claim_is_writable() -> None:
+    spec = FineTuneJobSpec.model_validate(finetunejob()["spec"])
+    assert tuning.claims(spec) == {"data": True, "models": True, "store": False}
+    one = FineTuneJobSpec.model_validate(finetunejob(baseModel={"uri": "pvc://store/base"})["spec"])
+    assert tuning.claims(one)["store"] is False
+    assert serving.claims(serving_site().run, writes=False) == {"store": True}
+
+
+def test_secrets_come_once_and_by_reference() -> None:
+    site = tuning_site(
+        baseModel={"uri": "s3://b/m", "secretRef": {"name": "keys"}},
+        output={"uri": STORE, "secretRef": {"name": "keys"}},
+    )
+    job = tuning.stage(site, "j", "prepare")
+    main = job["spec"]["template"]["spec"]["containers"][0]
+    assert main["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
+def test_a_stage_is_tried_three_times_but_never_after_exit_64() -> None:
+    job = tuning.stage(tuning_site(), "j", "prepare")
+    assert job["spec"]["backoffLimit"] == 2
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    assert rules[0]["action"] == "FailJob"
+    assert rules[0]["onExitCodes"]["values"] == [64]
+    assert rules[1]["action"] == "Ignore"
+
+
+def test_images_follow_the_stage_and_the_runtime() -> None:
+    built = ModelDeploymentSpec.model_validate(modeldeployment()["spec"])
+    native = ModelDeploymentSpec.model_validate(
+        modeldeployment(engine={"runtime": "tensorrt-llm-engine"})["spec"]
+    )
+    images = CONFIG.images
+    assert serving.image(images, built, "quantize") == images.trainers
+    assert serving.image(images, built, "serve") == images.serving
+    assert serving.image(images, native, "engine") == images.triton_trtllm
+    assert serving.image(images, native, "serve") == images.triton_trtllm
+    assert serving.image(images, native, "inspect") == images.serving
+
+
+def test_a_replica_may_finish_its_streams() -> None:
+    site = serving_site(drainSeconds=90)
+    pod = serving.replicas(site, 2)["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 90
+    assert pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] > 0
+    assert pod["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+
+
+def test_the_gateway_may_watch_endpoint_slices_and_nothing_else() -> None:
+    site = serving_site()
+    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"))
+    role = next(o for o in made if o["kind"] == "Role")
+    assert role["rules"] == [
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["get", "list", "watch"],
+        }
+    ]
+    front = next(o for o in made if o["kind"] == "Service")
+    assert front["metadata"]["name"] == "serve"
+    assert front["spec"]["ports"][0]["port"] == 80
+    assert front["spec"]["ports"][0]["targetPort"] == 8080
+
+
+def test_an_administrators_capability_is_added_to_the_accelerated_pods() -> None:
+    overlay = PodOverlay(capabilities=["IPC_LOCK"])
+    assert pods.container_security(overlay.capabilities)["capabilities"] == {
+        "drop": ["ALL"],
+        "add": ["IPC_LOCK"],
+    }
+
+
+def test_builders_are_deterministic() -> None:
+    assert all_templates() == all_templates()
+
+
+def test_names_fit_whatever_the_owner_is_called() -> None:
+    world = World()
+    name = "9" + "very.long-name" * 12
+    world.player.default["inspect"] = inspected()
+    world.server.put(finetunejob(name))
+    world.run("FineTuneJob", name, 20)
+    assert world.conditions("FineTuneJob", name)["Complete"] == ("True", "Succeeded")
+    for job in world.jobs():
+        assert len(job["metadata"]["name"]) <= 52
+        assert all(len(value) <= 63 for value in job["metadata"]["labels"].values())

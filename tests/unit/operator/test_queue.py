@@ -1,0 +1,117 @@
+"""The queue: one worker a key, nothing lost, nothing twice, errors with growing delays."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from anneal_operator.queue import Queue
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def running(work: Callable[[str], Awaitable[datetime | None]], workers: int = 4):
+    queue: Queue[str] = Queue(work, now, workers)
+    task = asyncio.create_task(queue.run())
+    yield queue
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_key_asked_for_often_is_looked_at_once() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    async with running(work) as queue:
+        for _ in range(50):
+            queue.add("a")
+        await asyncio.sleep(0.05)
+    assert seen == ["a"]
+
+
+async def test_a_key_asked_for_while_busy_is_looked_at_once_more() -> None:
+    seen: list[str] = []
+    together = 0
+
+    async def work(key: str) -> None:
+        nonlocal together
+        together += 1
+        assert together == 1
+        await asyncio.sleep(0.03)
+        together -= 1
+        seen.append(key)
+
+    async with running(work) as queue:
+        queue.add("a")
+        await asyncio.sleep(0.01)
+        for _ in range(5):
+            queue.add("a")
+        await asyncio.sleep(0.15)
+    assert seen == ["a", "a"]
+
+
+async def test_no_more_workers_than_allowed() -> None:
+    together = most = 0
+
+    async def work(key: str) -> None:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await asyncio.sleep(0.01)
+        together -= 1
+
+    async with running(work, workers=3) as queue:
+        for number in range(12):
+            queue.add(str(number))
+        await asyncio.sleep(0.15)
+    assert most == 3
+
+
+async def test_a_due_time_is_kept_and_the_sooner_one_wins() -> None:
+    seen: list[float] = []
+    start = asyncio.get_running_loop().time()
+
+    async def work(key: str) -> datetime | None:
+        seen.append(asyncio.get_running_loop().time() - start)
+        return now() + timedelta(seconds=0.08) if len(seen) == 1 else None
+
+    async with running(work) as queue:
+        queue.add("a", 5.0)
+        queue.add("a", 0.02)
+        await asyncio.sleep(0.3)
+    assert len(seen) == 2
+    assert 0.02 <= seen[0] < 0.07
+    assert seen[1] - seen[0] >= 0.07
+
+
+async def test_errors_are_tried_again_later_and_events_do_not_hasten_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anneal_operator.queue.FIRST_DELAY", 0.06)
+    seen: list[float] = []
+
+    async def work(key: str) -> None:
+        seen.append(asyncio.get_running_loop().time())
+        if len(seen) < 3:
+            raise RuntimeError("no")
+
+    async with running(work) as queue:
+        queue.add("a")
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            queue.add("a")
+        await asyncio.sleep(0.2)
+        first, second, third, *_ = seen
+        assert second - first >= 0.05
+        assert third - second >= 0.11
+        count = len(seen)
+        queue.add("a")
+        await asyncio.sleep(0.03)
+        assert len(seen) == count + 1
