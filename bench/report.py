@@ -57,7 +57,9 @@ def record(name: str, figures: list[Figure]) -> None:
 
 def page() -> str:
     """Return docs/benchmarks.md: a section a result file."""
-    parts = ["# Benchmarks\n\nMade from bench/results by the benchmarks themselves; `make bench-NAME` runs one.\n"]
+    parts = [
+        "# Benchmarks\n\nMade from bench/results by the benchmarks themselves; `make bench-NAME` runs one.\n"
+    ]
     for path in sorted(RESULTS.glob("*.json")):
         rows = json.loads(path.read_text())
         place = f"{rows[0]['date']}, commit {rows[0]['commit']}, {rows[0]['machine']}"
