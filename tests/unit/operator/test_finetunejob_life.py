@@ -69,7 +69,7 @@ def test_a_stop_at_any_write_changes_nothing(where: str) -> None:
     for number in range(1, writes + 1):
         world = begun()
         setattr(world.server, where, number)
-        run(world, 45)
+        world.run(KIND, NAME, 45, until=("Complete", "True"))
         assert getattr(world.server, where) is None, f"write {number} never came"
         got = status(world)
         for field in ("artifacts", "scores", "restarts", "phase", "run"):

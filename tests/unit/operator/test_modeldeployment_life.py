@@ -93,7 +93,7 @@ def test_a_stop_at_any_write_changes_nothing(where: str) -> None:
     for number in range(1, len(calm.server.writes) + 1):
         world = begun()
         setattr(world.server, where, number)
-        run(world, 22)
+        world.run(KIND, NAME, 22, until=("Ready", "True"))
         assert getattr(world.server, where) is None, number
         assert world.player.played == calm.player.played, number
         assert stages(world) == ["Serving"], number

@@ -179,10 +179,21 @@ class World:
         except Stopped:
             self.restart()
 
-    def run(self, kind: str, name: str, turns: int = 40, seconds: float = 5.0) -> None:
-        """Let operator and nodes work in turn, until nothing has been written for a while."""
+    def run(
+        self,
+        kind: str,
+        name: str,
+        turns: int = 40,
+        seconds: float = 5.0,
+        until: tuple[str, str] | None = None,
+    ) -> None:
+        """Let operator and nodes work in turn; `until` a condition is true and the operator has stood still."""
         for _ in range(turns):
+            before = len(self.server.writes)
             self.turn(kind, name)
+            still = len(self.server.writes) == before
+            if until and still and self.conditions(kind, name).get(until[0], ("", ""))[0] == until[1]:
+                return
             self.player.play()
             self.now += timedelta(seconds=seconds)
 

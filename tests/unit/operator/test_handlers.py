@@ -1,0 +1,70 @@
+"""Which resource an event is about, and that kopf is told to write nothing."""
+
+from typing import Any
+
+import pytest
+from world import CONFIG, NAMESPACE, World, finetunejob, modeldeployment
+
+from anneal_api.profiles import OperatorConfig
+from anneal_operator.handlers import Watch, settings
+from anneal_operator.pods import OWNER_ANNOTATION
+from anneal_operator.reconciler import Key
+
+
+class Recorder(Watch):
+    """A watch whose queue is a list."""
+
+    def __init__(self, config: OperatorConfig) -> None:
+        self.seen: list[Key] = []
+        super().__init__(World().operator, config)
+
+    def _add(self, key: Key) -> None:
+        self.seen.append(key)
+
+
+def child(labels: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
+    return {"metadata": {"name": "c", "namespace": NAMESPACE, "labels": labels, "annotations": annotations}}
+
+
+@pytest.mark.parametrize(
+    ("labels", "annotations", "key"),
+    [
+        ({"anneal.dev/finetunejob": "tune"}, {}, Key("FineTuneJob", NAMESPACE, "tune")),
+        (
+            {"anneal.dev/finetunejob": "short-1a"},
+            {OWNER_ANNOTATION: "a-very-long-name"},
+            Key("FineTuneJob", NAMESPACE, "a-very-long-name"),
+        ),
+        ({"anneal.dev/modeldeployment": "serve"}, {}, Key("ModelDeployment", NAMESPACE, "serve")),
+    ],
+)
+async def test_a_childs_event_is_about_its_owner(labels: dict, annotations: dict, key: Key) -> None:
+    watch = Recorder(CONFIG)
+    await watch._child(body=child(labels, annotations))
+    assert watch.seen == [key]
+
+
+async def test_a_deployment_hears_of_the_job_it_follows() -> None:
+    watch = Recorder(CONFIG)
+    await watch._resource(body=modeldeployment())
+    watch.seen.clear()
+    await watch._resource(body=finetunejob())
+    assert watch.seen == [
+        Key("FineTuneJob", NAMESPACE, "tune"),
+        Key("ModelDeployment", NAMESPACE, "serve"),
+    ]
+
+
+def test_kopf_writes_nothing_and_scans_nothing() -> None:
+    made = settings()
+    assert made.posting.enabled is False
+    assert made.scanning.disabled is True
+    watch = Recorder(CONFIG)
+    assert not watch.registry._changing.get_all_handlers()
+    assert not watch.registry._spawning.get_all_handlers()
+    assert len(watch.registry._watching.get_all_handlers()) == 10
+
+
+async def test_the_probe_fails_without_a_queue() -> None:
+    with pytest.raises(RuntimeError, match="does not run"):
+        await Recorder(CONFIG)._alive()
