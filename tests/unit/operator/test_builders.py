@@ -105,6 +105,9 @@ def test_the_training_group_is_whole_or_not_at_all() -> None:
     name = job["metadata"]["name"]
     assert wanted["ANNEAL_RENDEZVOUS"] == f"{name}-0.{pod['subdomain']}:29400"
     assert wanted["NCCL_DEBUG"] == "WARN"
+    apart = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
+    assert apart["topologyKey"] == "kubernetes.io/hostname"
+    assert apart["labelSelector"]["matchLabels"] == {"batch.kubernetes.io/job-name": name}
     shared = next(v for v in pod["volumes"] if v["name"] == "shm")
     assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
 

@@ -26,6 +26,8 @@ REQUESTS = {
     "delete": {"cpu": "100m", "memory": "128Mi"},
 }
 """What a stage's pod asks for unless the accelerator's overlay says otherwise; none has a CPU limit."""
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+"""Set on every pod by the Job controller."""
 TRAIN_GRACE = 120
 """Seconds a training group gets to save a checkpoint."""
 DELETE_TTL = 600
@@ -168,7 +170,8 @@ def _group_placement(site: Site, attempt: int) -> Object:
     spec = site.run.spec
     term = {
         "topologyKey": "kubernetes.io/hostname",
-        "labelSelector": {"matchLabels": labels(site.run, "train", attempt)},
+        # The Job's own label: the group of an earlier attempt, or of a deleted namesake, may still be ending.
+        "labelSelector": {"matchLabels": {JOB_NAME_LABEL: train_name(site, attempt)}},
     }
     fields: Object = {
         "subdomain": service_name(site),
