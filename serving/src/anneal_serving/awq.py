@@ -8,6 +8,8 @@ error dW. It equals sum(dW H * dW) with H = X'X, so H [in, in] stands for all to
 them is kept.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -110,11 +112,23 @@ def _compensated(scaled: Tensor, scales: Tensor, gram: Tensor) -> Tensor:
     # Inputs come first here, so that a column of the weight is contiguous.
     left, factor = scaled.T.contiguous(), _inverse_factor(gram)
     nibbles = torch.empty_like(left)
-    for start in range(0, len(left), group):
-        span = slice(start, start + group)
-        errors = _round_group(left[span], scales[:, start // group], factor[span, span], nibbles[span])
-        left[start + group :] -= factor[span, start + group :].T @ errors
+    with _one_thread():
+        for start in range(0, len(left), group):
+            span = slice(start, start + group)
+            errors = _round_group(left[span], scales[:, start // group], factor[span, span], nibbles[span])
+            left[start + group :] -= factor[span, start + group :].T @ errors
     return nibbles.T.contiguous()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep thousands of small steps on one thread: on a busy node threads wait for each other at every step."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _round_group(left: Tensor, scale: Tensor, factor: Tensor, nibbles: Tensor) -> Tensor:
