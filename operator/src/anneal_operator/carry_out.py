@@ -134,10 +134,7 @@ def _own_or_raise(resource: Object, live: Object) -> None:
 def covers(live: object, wanted: object) -> bool:
     """Return whether `live` has everything `wanted` says; the API server may have added defaults."""
     if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(
-            covers(live.get(name), value) if value not in ({}, [], None) else True
-            for name, value in wanted.items()
-        )
+        return isinstance(live, dict) and all(_has(live, name, value) for name, value in wanted.items())
     if isinstance(wanted, list):
         return (
             isinstance(live, list)
@@ -145,3 +142,8 @@ def covers(live: object, wanted: object) -> bool:
             and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
         )
     return live == wanted
+
+
+def _has(live: Object, name: str, value: object) -> bool:
+    """Compare one field; the API server leaves out what is false or empty."""
+    return (name not in live and not value) or covers(live.get(name), value)

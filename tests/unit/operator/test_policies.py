@@ -153,7 +153,8 @@ def test_a_transition_time_moves_only_with_the_status() -> None:
 
 
 def test_covers_ignores_defaults_and_sees_drift() -> None:
-    wanted = {"spec": {"a": 1, "list": [{"b": 2}], "none": {}}}
+    wanted = {"spec": {"a": 1, "list": [{"b": 2}], "none": {}, "off": False}}
+    assert not carry_out.covers({"spec": {"a": 1, "list": [{"b": 2}], "off": True}}, wanted)
     assert carry_out.covers({"spec": {"a": 1, "extra": 0, "list": [{"b": 2, "c": 3}]}}, wanted)
     assert not carry_out.covers({"spec": {"a": 2, "list": [{"b": 2}]}}, wanted)
     assert not carry_out.covers({"spec": {"a": 1, "list": [{"b": 2}, {}]}}, wanted)
