@@ -90,7 +90,9 @@ class ChatEncoder:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and chat.json into `folder`."""
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / CHAT_FILE).write_text(json.dumps(self._source, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+        (folder / CHAT_FILE).write_text(
+            json.dumps(self._source, sort_keys=True, indent=1) + "\n", encoding="utf-8"
+        )
 
     def encode(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> Encoded:
         """Return the ids of `messages` (role: system, user or assistant; content), and which are learned.

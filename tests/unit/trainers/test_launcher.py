@@ -62,9 +62,24 @@ def test_a_failing_rank_ends_the_others_within_two_seconds(code: str, verdict: s
     assert group.ranks[0].process.returncode == -signal.SIGKILL
 
 
-def test_the_cause_is_told_and_not_the_victim() -> None:
-    found = launcher("sys.exit(75)", "sys.exit(70)").run()
-    assert found.verdict in ("Failed", "Retry")
+def test_the_cause_is_told_and_not_the_victim_that_ended_first(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    victim = f"while not os.path.exists({str(said)!r}): time.sleep(0.01)\nsys.exit(75)"
+    message = {"outcome": {"verdict": "Failed", "reason": "Boom", "message": "the cause"}}
+    cause = f"say({message!r}); open({str(said)!r}, 'w').close(); {WAIT}"
+    found = launcher(victim, cause).run()
+    assert (found.verdict, found.reason, found.message) == ("Failed", "Boom", "the cause")
+
+
+def test_of_ranks_that_ended_together_the_one_that_lost_its_peer_is_not_blamed() -> None:
+    group = launcher("sys.exit(75)", "sys.exit(70)")
+    group.ranks = [group._start(n, group._commands[n], {}) for n in (0, 1)]
+    for rank in group.ranks:
+        rank.process.wait()
+    assert group._cause().number == 1
+
+
+def test_an_error_is_told_with_the_end_of_what_was_printed() -> None:
     assert launcher("raise ValueError('the cause')").run().message.endswith("ValueError: the cause")
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from anneal_trainers import quickstart
 
 SOURCE = '''
@@ -50,6 +52,18 @@ def test_the_choice_does_not_depend_on_the_order_of_files() -> None:
     assert quickstart.choose(iter(found)) == quickstart.choose(reversed(found))
 
 
+def test_the_files_hold_the_rows_of_their_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "boxes.py").write_text(SOURCE)
+    monkeypatch.setattr(quickstart.sysconfig, "get_paths", lambda: {"stdlib": f"{tmp_path}/library"})
+    assert quickstart.main(["--to", f"file://{tmp_path}/data"]) == 0
+    (function,) = quickstart.functions_of("boxes", SOURCE)
+    for task, rows in quickstart.tasks([function]).items():
+        text = (tmp_path / "data" / f"{task}.jsonl").read_text()
+        assert [json.loads(line) for line in text.splitlines()] == rows
+
+
+@pytest.mark.slow
 def test_the_library_gives_a_few_hundred_rows_of_each_task(tmp_path: Path) -> None:
     assert quickstart.main(["--to", f"file://{tmp_path}"]) == 0
     for task in ("describe", "implement", "fill"):

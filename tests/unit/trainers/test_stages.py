@@ -76,6 +76,7 @@ def stepped(log: Path) -> bool:
     return '"step"' in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_two_pods_from_rows_to_a_merged_model(make_run: Any, tmp_path: Path) -> None:
     optimization = {"learningRate": 0.01, "maxSteps": 12, "globalBatchTokens": 512}
     run = make_run(workers={"nodes": 2}, optimization=optimization)
@@ -126,6 +127,7 @@ def split_rows(tensors: dict[str, torch.Tensor]) -> set[tuple[int, ...]]:
     return {tuple(ids[a:b]) for a, b in itertools.pairwise(bounds)}
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_next_attempt_goes_on_from_there(make_run: Any, tmp_path: Path) -> None:
     run = make_run(optimization={"maxSteps": 3000, "globalBatchRows": 2}, checkpoint={"everySteps": 3000})
     prepare.prepare(run)

@@ -179,9 +179,13 @@ class Launcher:
 
     def _watch(self) -> Outcome:
         while True:
-            if (failed := self._first_failed()) is not None:
+            if self._failed():
+                time.sleep(
+                    POLL_SECONDS
+                )  # the last messages may still be in the pipes, and a cause about to end
+                cause = self._cause()
                 self._kill()
-                return self._describe(failed)
+                return self._describe(cause)
             if all(rank.process.poll() == 0 for rank in self.ranks):
                 time.sleep(POLL_SECONDS)  # the last message may still be in the pipe
                 return self.ranks[0].outcome or Outcome(verdict="Succeeded", reason="Done")
@@ -189,12 +193,15 @@ class Launcher:
                 return self._end_hang(hung)
             time.sleep(POLL_SECONDS)
 
-    def _first_failed(self) -> Rank | None:
-        failed = [rank for rank in self.ranks if rank.process.poll() not in (None, 0)]
-        # Of several that ended within one poll, one that lost its peer is the victim, not the cause.
-        return min(
-            failed, key=lambda r: (r.process.returncode == EXIT_CODES["Retry"], r.number), default=None
-        )
+    def _failed(self) -> list[Rank]:
+        return [rank for rank in self.ranks if rank.process.poll() not in (None, 0)]
+
+    def _cause(self) -> Rank:
+        """Return the rank to blame: one that lost its peer is a victim, though it may be the first to end."""
+        doomed = [
+            r for r in self.ranks if r.outcome is not None and r.outcome.verdict in ("Refused", "Failed")
+        ]
+        return min([*doomed, *self._failed()], key=lambda rank: (_asks_again(rank), rank.number))
 
     def _hung(self, now: float) -> Rank | None:
         silent = [
@@ -205,7 +212,6 @@ class Launcher:
         return min(silent, key=lambda rank: (rank.phase == "reduce", rank.heard), default=None)
 
     def _describe(self, rank: Rank) -> Outcome:
-        time.sleep(POLL_SECONDS)
         _show(rank)
         if rank.outcome is not None:
             return rank.outcome
@@ -311,7 +317,7 @@ def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
     except OSError as error:
         print(f"progress is not served: port {port}: {error}", file=sys.stderr)
         return None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True).start()
     return server
 
 
@@ -330,6 +336,12 @@ def _dumps_uri(run: FineTuneRun) -> str:
         f"attempt-{attempt}",
         "stacks",
     )
+
+
+def _asks_again(rank: Rank) -> bool:
+    if rank.outcome is not None:
+        return rank.outcome.verdict == "Retry"
+    return rank.process.poll() == EXIT_CODES["Retry"]
 
 
 def _signal(rank: Rank, number: int) -> None:
