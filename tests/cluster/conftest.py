@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.cluster.kube import Json, Kube
 from tests.tiny_model import write_tiny_model
 
@@ -20,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 SYSTEM = "anneal-system"
 
 
-def images(name: str) -> str:
-    """Return the reference of one of this checkout's images."""
-    command = [sys.executable, "-m", "images", "refs", name]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+def image(operator: Kube, name: str) -> str:
+    """Return the reference of an image as the installed chart names it."""
+    config = operator.get("configmap", "anneal-operator")["data"]["config.yaml"]
+    return str(yaml.safe_load(config)["images"][name])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -122,7 +123,7 @@ def team(
     subprocess.run(["kubectl", "create", "namespace", kube.namespace], check=True)
     level = "pod-security.kubernetes.io/enforce=restricted"
     subprocess.run(["kubectl", "label", "namespace", kube.namespace, level], check=True)
-    kube.apply(_claim(), _loader(images("trainers")))
+    kube.apply(_claim(), _loader(image(operator, "trainers")))
     kube.run("wait", "--for=condition=Ready", "--timeout=120s", "pod/loader")
     folder = tmp_path_factory.mktemp("store")
     write_tiny_model(folder / "base")

@@ -19,7 +19,7 @@ def task(uri: str) -> list[Json]:
             "no-data",
             {"tasks": task("pvc://store/data/nowhere.jsonl")},
             "DatasetNotFound",
-            ["tasks[letters].data.uri", "pvc://store/data/nowhere.jsonl"],
+            ["task letters", "pvc://store/data/nowhere.jsonl", "spec.tasks[].data.uri"],
         ),
         (
             "wrong-rows",
@@ -47,9 +47,9 @@ def task(uri: str) -> list[Json]:
         ),
         (
             "does-not-fit",
-            {"data": {"maxLength": 131072}, "workers": {"accelerator": "pocket"}},
+            {"adapter": {"rank": 1024}, "workers": {"nodes": 2, "accelerator": "pocket"}},
             "DoesNotFit",
-            ["GiB of", "weights", "maxLength"],
+            ["pocket", "GiB of", "weights", "spec.adapter.rank"],
         ),
         ("not-built", {"queueName": "lane"}, "NotImplemented", ["spec.queueName", "lane"]),
     ],
