@@ -88,20 +88,13 @@ def deployment_line(deployment: dict[str, Any]) -> str:
 
 def blocked(resource: dict[str, Any]) -> str:
     """Return why nothing will come of this resource unless somebody changes it, or nothing."""
-    failed = condition(resource, "Failed")
-    inspected = condition(resource, "Inspected")
-    gate = condition(resource, "GatePassed")
-    if failed["status"] == "True":
-        return f"{failed['reason']}: {failed['message']}"
-    for found in (inspected, gate):
-        if found["status"] == "False" and found["reason"] not in (
-            "Running",
-            "Pending",
-            "Waiting",
-            "Inspecting",
-        ):
-            return f"{found['reason']}: {found['message']}"
-    return ""
+    status = resource.get("status", {})
+    if status.get("phase") not in ("Refused", "Failed", "TimedOut"):
+        return ""
+    told = [
+        c for c in status["conditions"] if c["message"] and (c["status"] == "True") == (c["type"] == "Failed")
+    ]
+    return "; ".join(f"{c['type']} {c['reason']}: {c['message']}" for c in told)
 
 
 def show_losses(job: dict[str, Any]) -> None:

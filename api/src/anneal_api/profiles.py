@@ -49,7 +49,7 @@ class Images(Model):
 
     trainers: str
     serving: str
-    triton_trtllm: str = "nvcr.io/nvidia/tritonserver:26.04-trtllm-python-py3"
+    triton_trtllm: str = "ghcr.io/anneal/serving-trtllm:26.04"
 
 
 class OperatorConfig(Model):
