@@ -56,6 +56,38 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str, damage: 
     assert target.at(2) is None
 
 
+def test_a_changed_number_in_the_state_is_damage_too(tmp_path: Path) -> None:
+    target = store(tmp_path)
+    save(target, 2, best=2)
+    path = tmp_path / "attempt-1" / "step-00000002" / "state.json"
+    path.write_text(path.read_text().replace('"best_step": 2', '"best_step": 1'))
+    assert target.newest() is None
+
+
+def test_leftovers_in_the_folder_are_no_checkpoints(tmp_path: Path) -> None:
+    runs = tmp_path / "two-step-run"
+    for name in (".step-00000001.77", "stacks", "step-notes"):
+        (runs / "attempt-1" / name).mkdir(parents=True)
+    target = store(runs)
+    for step in (1, 2, 3):
+        save(target, step)
+    assert sorted(p.name for p in (runs / "attempt-1").glob("step-0*")) == ["step-00000002", "step-00000003"]
+    assert (found := target.newest()) is not None
+    assert found[0].step == 3
+
+
+def test_a_checkpoint_is_found_by_its_digest_among_several_of_one_step(tmp_path: Path) -> None:
+    for attempt, value in ((1, 1.0), (2, 2.0)):
+        target = store(tmp_path, attempt)
+        target.save(State(step=5), {"adapter": torch.full((5,), value)})
+        target.wait()
+    first = store(tmp_path, 1).newest()
+    assert first is not None
+    found = store(tmp_path, 2).at(5, first[0].sha256)
+    assert found is not None
+    assert found[1]["adapter"].tolist() == [1.0] * 5
+
+
 def test_an_attempt_reads_earlier_ones_and_no_later_one(tmp_path: Path) -> None:
     save(store(tmp_path, 1), 4)
     save(store(tmp_path, 3), 9)

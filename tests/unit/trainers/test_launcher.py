@@ -99,11 +99,13 @@ def test_a_rank_that_waits_for_another_pod_is_not_the_culprit() -> None:
 
 def test_the_silence_allowed_is_five_steps_and_at_least_a_minute() -> None:
     rank = Rank.__new__(Rank)
-    rank.progress, rank.steps = {"step": 1}, [10.0, 30.0, 20.0]
+    rank.progress, rank.steps, rank.phase = {"step": 1}, [10.0, 30.0, 20.0], "compute"
     assert Limits(600, None).of(rank) == 100
     assert Limits(600, 7).of(rank) == 7
     rank.steps = [1.0]
     assert Limits(600, None).of(rank) == 60
+    rank.phase = "publish"
+    assert Limits(600, 7).of(rank) == 600
     rank.progress = None
     assert Limits(600, 7).of(rank) == 600
 

@@ -1,13 +1,16 @@
 """Checkpoints: everything a run needs to go on bit for bit, written beside the run without stopping it.
 
 A checkpoint is a folder `step-<N>`: state.safetensors (adapter and both moments of AdamW, flat) and
-state.json, written last, with the sha256 of the former. Dropout is seeded by (seed, step, rank) and rows
+state.json, written last, with a sha256 over both. It holds what the step left: a validation due after that
+step is done again by whoever goes on from there, so no time of it counts against a preemption. Dropout is seeded by (seed, step, rank) and rows
 by the step's number, so no generator state is needed: the step is the state of both.
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -23,11 +26,16 @@ from anneal_runtime.artifacts import sha256
 from anneal_runtime.storage import is_local, join, resolve
 
 STATE, TENSORS = "state.json", "state.safetensors"
+Checkpoint = tuple["State", dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class State:
-    """What is not a tensor. `step` is the number of finished steps; `losses` those of validations so far."""
+    """What is not a tensor. `step` is the number of finished steps; `losses` those of validations so far.
+
+    `task_losses` are those of the last validation, `best_task_losses` those of the best one. `sha256`
+    covers the tensors' file and every other field.
+    """
 
     step: int = 0
     run: str = ""
@@ -36,6 +44,7 @@ class State:
     best_step: int = 0
     losses: list[float] = field(default_factory=list)
     task_losses: dict[str, float] = field(default_factory=dict)
+    best_task_losses: dict[str, float] = field(default_factory=dict)
     train_loss: float = 0.0
     layout: str = ""
     sha256: str = ""
@@ -88,33 +97,29 @@ class Store:
             error, self._error = self._error, None
             raise error
 
-    def newest(self) -> tuple[State, dict[str, torch.Tensor]] | None:
+    def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint of this run that is whole, or None; a damaged one is passed over."""
         for uri in sorted(self._found(), key=_step_of, reverse=True):
             if (loaded := load(uri, self._run)) is not None:
                 return loaded
         return None
 
-    def at(self, step: int) -> dict[str, torch.Tensor] | None:
-        """Return the tensors of the checkpoint of `step`, from whichever attempt has it whole."""
+    def at(self, step: int, digest: str | None = None) -> Checkpoint | None:
+        """Return the checkpoint of `step` (the one with `digest`) from whichever attempt has it whole."""
         for uri in self._found():
-            if _step_of(uri) == step and (loaded := load(uri, self._run)) is not None:
-                return loaded[1]
+            loaded = load(uri, self._run) if _step_of(uri) == step else None
+            if loaded is not None and digest in (None, loaded[0].sha256):
+                return loaded
         return None
 
     def _found(self) -> Iterator[str]:
         for attempt in range(self._attempt, 0, -1):
             folder = join(self._runs, f"attempt-{attempt}")
-            filesystem, path = resolve(folder)
-            if filesystem.isdir(path):
-                names = (
-                    str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)
-                )
-                yield from (join(folder, name) for name in names if name.startswith("step-"))
+            yield from (join(folder, _name(step)) for step in _steps_in(folder))
 
     def _guarded(self, state: State, tensors: dict[str, torch.Tensor]) -> None:
         try:
-            write(join(self._own, f"step-{state.step:08d}"), state, tensors)
+            write(join(self._own, _name(state.step)), state, tensors)
             self.latest = state.step
             self._prune(state)
         except BaseException as error:  # raised again by wait(), in the loop's thread
@@ -122,10 +127,10 @@ class Store:
 
     def _prune(self, state: State) -> None:
         filesystem, path = resolve(self._own)
-        steps = sorted(_step_of(str(n)) for n in filesystem.ls(path, detail=False) if "step-" in str(n))
+        steps = _steps_in(self._own)
         kept = {*steps[-self._keep :], state.best_step}
         for step in set(steps) - kept:
-            filesystem.rm(f"{path}/step-{step:08d}", recursive=True)
+            filesystem.rm(f"{path}/{_name(step)}", recursive=True)
 
 
 def write(uri: str, state: State, tensors: dict[str, torch.Tensor]) -> None:
@@ -145,7 +150,7 @@ def write(uri: str, state: State, tensors: dict[str, torch.Tensor]) -> None:
     partial.rename(target)
 
 
-def load(uri: str, run: str) -> tuple[State, dict[str, torch.Tensor]] | None:
+def load(uri: str, run: str) -> Checkpoint | None:
     """Return the checkpoint at `uri`, or None when it is damaged, unfinished or of another run."""
     filesystem, path = resolve(uri)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError), TemporaryDirectory() as scratch:
@@ -153,23 +158,41 @@ def load(uri: str, run: str) -> tuple[State, dict[str, torch.Tensor]] | None:
         file = Path(path, TENSORS) if is_local(uri) else Path(scratch, TENSORS)
         if not is_local(uri):
             filesystem.get_file(f"{path}/{TENSORS}", str(file))
-        if state.run == run and sha256(file) == state.sha256:
+        if state.run == run and _digest(state, file) == state.sha256:
             return state, load_file(file)
     return None
 
 
 def _fill(folder: Path, state: State, tensors: dict[str, torch.Tensor]) -> Path:
     save_file(tensors, folder / TENSORS)
-    whole: dict[str, Any] = asdict(replace(state, sha256=sha256(folder / TENSORS)))
+    whole: dict[str, Any] = asdict(replace(state, sha256=_digest(state, folder / TENSORS)))
     _sync(folder / TENSORS)
     (folder / STATE).write_text(json.dumps(whole))
     _sync(folder / STATE)
     return folder
 
 
+def _digest(state: State, tensors: Path) -> str:
+    fields = json.dumps(asdict(replace(state, sha256="")), sort_keys=True)
+    return hashlib.sha256(f"{fields}\n{sha256(tensors)}".encode()).hexdigest()
+
+
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _steps_in(folder: str) -> list[int]:
+    """Return the steps of the checkpoints in `folder`, ascending; it holds other things too."""
+    filesystem, path = resolve(folder)
+    if not filesystem.isdir(path):
+        return []
+    names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)]
+    return sorted(_step_of(name) for name in names if re.fullmatch(r"step-\d{8,}", name))
 
 
 def _step_of(uri: str) -> int:

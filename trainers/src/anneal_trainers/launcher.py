@@ -42,6 +42,8 @@ from anneal_trainers.channel import ENV_CHANNEL
 POLL_SECONDS = 0.1
 DUMP_SECONDS = 1.0
 """Time ranks get to write their stacks before a hung group is killed."""
+SLOW_PHASES = ("save", "publish")
+"""Phases of a rank that wait for storage: gigabytes may be written, hashed and read back in silence."""
 ENV_PORT = "ANNEAL_PROGRESS_PORT"
 
 
@@ -89,7 +91,8 @@ class Limits:
     def of(self, rank: Rank) -> float:
         """Return how long `rank` may be silent now."""
         usual = self.hang or max(60.0, 5 * statistics.median(rank.steps or [0.0]))
-        return usual if rank.progress else max(self.start, usual)
+        working = rank.progress is not None and rank.phase not in SLOW_PHASES
+        return usual if working else max(self.start, usual)
 
 
 def main() -> int:

@@ -2,9 +2,11 @@
 
 A step: take this rank's share of the step's rows, sum weighted losses and gradients over its packs, add
 up over all ranks in one all-reduce of a flat buffer, clip, update. A step whose gradient is not finite
-changes nothing, on all ranks alike, as all see the same sum.
+changes nothing, on all ranks alike, as all see the same sum. A checkpoint is written before the
+validation of its step, which is part of it no more than the next step is: SIGTERM never waits for one.
 """
 
+import math
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -93,43 +95,68 @@ def train(run: Run) -> checkpoint.State:
         plan.total_steps,
     )
     optimizer = torch.optim.AdamW([_parameter(trainee)], lr=rate(0), betas=BETAS, weight_decay=0.0)
-    state = resume(run, optimizer)
     save_every = spec.checkpoint.every_steps or DEFAULT_EVERY
     validate_every = spec.evaluation.every_steps or save_every
-    while state.step < plan.total_steps:
+    patience, total = optimization.early_stopping.patience, plan.total_steps
+    state = resume(run, optimizer)
+    if is_due(state.step, validate_every, total):
+        state = with_validation(state, *validate(run), run.tasks)
+    while state.step < total and not should_stop(state.losses, patience):
         began = time.monotonic()
         rows = plan.rows(state.step)
         sums = accumulate(run, rows, state.step)
-        finite = update(trainee, optimizer, rate(state.step))
+        finite = math.isfinite(sums.loss) and update(trainee, optimizer, rate(state.step))
         state = advance(state, sums.loss, finite)
-        last = state.step == plan.total_steps
-        if last or state.step % validate_every == 0:
-            state = with_validation(state, *validate(run), run.tasks)
-        stopped = should_stop(state.losses, optimization.early_stopping.patience)
-        if last or stopped or sums.stops or state.step % save_every == 0:
+        validating = is_due(state.step, validate_every, total)
+        if validating or sums.stops or is_due(state.step, save_every, total):
             save(run, state, optimizer)
-        tokens = int(run.train.lengths[rows].sum())
-        report(run, state, plan.total_steps, rate(state.step - 1), tokens / (time.monotonic() - began))
-        if stopped:
-            break
-        if sums.stops and not last:
-            run.store.wait()
+        if sums.stops:
+            settle(run)
             raise TryAgain("Preempted", f"stopped by SIGTERM after step {state.step}, which is saved")
-    run.store.wait()
+        if validating:
+            state = with_validation(state, *validate(run), run.tasks)
+        tokens = int(run.train.lengths[rows].sum())
+        report(run, state, total, rate(state.step - 1), tokens / (time.monotonic() - began))
+    settle(run)
     return state
 
 
+def is_due(step: int, every: int, total: int) -> bool:
+    """Say whether what is done every so many steps, and after the last one, is done after `step` steps."""
+    return step > 0 and (step == total or step % every == 0)
+
+
 def resume(run: Run, optimizer: torch.optim.Optimizer) -> checkpoint.State:
-    """Return the state to go on from; every rank reads the same checkpoint, the one all ranks can read."""
-    found = run.store.newest()
-    steps = torch.zeros(run.group.world, dtype=torch.float64, device=run.trainee.device)
-    steps[run.group.rank] = found[0].step if found else 0
-    run.group.sum(steps)
-    if found is None or steps.min() != steps.max():
-        if steps.max() > 0:
-            raise TryAgain("CheckpointsDiffer", f"ranks see checkpoints of the steps {steps.tolist()}")
+    """Return the state to go on from: rank 0 decides for the newest checkpoint, and all restore that very one.
+
+    Raises:
+        TryAgain: a rank cannot read it.
+        ValueError: it was made of another model.
+    """
+    found = run.store.newest() if run.group.rank == 0 else None
+    # Only rank 0 holds anything but zeros, so the sum is a broadcast.
+    choice = torch.zeros(33, dtype=torch.float64, device=run.trainee.device)
+    if found is not None:
+        choice[0] = found[0].step
+        choice[1:] = torch.tensor(list(bytes.fromhex(found[0].sha256)), dtype=torch.float64)
+    run.group.sum(choice)
+    step, digest = int(choice[0]), bytes(choice[1:].int().tolist()).hex()
+    if step == 0:
         return checkpoint.State(layout=layout(run.trainee))
+    if run.group.rank != 0:
+        found = run.store.at(step, digest)
+    readers = torch.tensor([float(found is not None)], device=run.trainee.device)
+    run.group.sum(readers)
+    if found is None or int(readers) < run.group.world:
+        raise TryAgain(
+            "CheckpointUnreadable",
+            f"only {int(readers)} of {run.group.world} ranks can read the checkpoint of step {step}",
+        )
     state, tensors = found
+    if state.layout != layout(run.trainee):
+        raise ValueError(
+            f"the checkpoint of step {step} holds {state.layout}; the model has {layout(run.trainee)}"
+        )
     checkpoint.restore(tensors, run.trainee.flat, optimizer)
     return state
 
@@ -194,11 +221,11 @@ def advance(state: checkpoint.State, loss: float, finite: bool) -> checkpoint.St
     )
 
 
-def validate(run: Run) -> tuple[float, list[float | None]]:
-    """Return the balanced loss over all validation rows, and the mean loss of each task (None: no rows)."""
+def validate(run: Run) -> tuple[float | None, list[float | None]]:
+    """Return the balanced loss over all validation rows, and the mean loss of each task; None without rows."""
     split, trainee = run.validation, run.trainee
     if len(split) == 0:
-        return float("nan"), [None] * len(run.tasks)
+        return None, [None] * len(run.tasks)
     balance = run.spec.optimization.task_balance
     weights = row_weights(balance, split.tasks, split.targets, run.task_weights)
     sums = np.zeros((1 + len(run.tasks), 2))
@@ -218,20 +245,36 @@ def validate(run: Run) -> tuple[float, list[float | None]]:
 
 
 def with_validation(
-    state: checkpoint.State, loss: float, task_losses: list[float | None], tasks: list[str]
+    state: checkpoint.State, loss: float | None, task_losses: list[float | None], tasks: list[str]
 ) -> checkpoint.State:
-    """Return the state with one more validation; without validation rows the newest step is the best."""
-    if np.isnan(loss):
+    """Return the state with one more validation; without validation rows the newest step is the best.
+
+    A loss that is no number counts as infinite: nothing is worse.
+    """
+    if loss is None:
         return replace(state, best_step=state.step)
+    loss = loss if math.isfinite(loss) else math.inf
     named = {name: value for name, value in zip(tasks, task_losses, strict=True) if value is not None}
-    best = state.step if not state.losses or loss < min(state.losses) else state.best_step
-    return replace(state, losses=[*state.losses, loss], task_losses=named, best_step=best)
+    if not state.losses or loss < min(state.losses):
+        state = replace(state, best_step=state.step, best_task_losses=named)
+    return replace(state, losses=[*state.losses, loss], task_losses=named)
 
 
 def save(run: Run, state: checkpoint.State, optimizer: torch.optim.Optimizer) -> None:
     """Save from rank 0: all ranks hold the same."""
+    run.channel.beat("save")
     if run.group.rank == 0:
         run.store.save(state, checkpoint.fresh_tensors(run.trainee.flat, optimizer))
+
+
+def settle(run: Run) -> None:
+    """Return, on every rank, once the newest checkpoint is written.
+
+    A rank that ended earlier would be taken for a failed one, and the writing one killed with it.
+    """
+    run.channel.beat("save")
+    run.store.wait()
+    run.group.sum(torch.zeros(1, device=run.trainee.device))
 
 
 def report(run: Run, state: checkpoint.State, total: int, rate: float, tokens_per_second: float) -> None:

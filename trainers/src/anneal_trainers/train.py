@@ -63,8 +63,11 @@ def _work(config: FineTuneRun, channel: Channel) -> TrainResult | None:
     group = join_group(rank, world, os.environ[ENV_MEET], config.spec.workers.start_timeout_seconds)
     channel.beat("load")
     run = _assemble(config, channel, stop, device, group)
+    if stop.asked:
+        raise TryAgain("Preempted", "stopped by SIGTERM before the first step")
     state = loop.train(run)
     group.leave()
+    channel.beat("publish")
     return publish(config, run, state) if rank == 0 else None
 
 
@@ -106,7 +109,7 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
         raise TryAgain(
             "CheckpointLost", f"the best checkpoint, of step {state.best_step}, cannot be read back"
         )
-    trainee.flat.copy_(best["adapter"])
+    trainee.flat.copy_(best[1]["adapter"])
     loss = min(state.losses) if state.losses else state.train_loss
     inputs = {"base": facts.base_digest, "dataset": facts.keys.prepare}
     with publishing(
@@ -123,7 +126,7 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
             "bestStep": state.best_step,
             "validationLoss": loss,
             "validationLosses": state.losses,
-            "taskLosses": state.task_losses,
+            "taskLosses": state.best_task_losses,
             "skippedSteps": state.skipped,
         }
     return TrainResult(
