@@ -48,7 +48,8 @@ class Calibration(Model):
     """Rows that AWQ looks at."""
 
     uri: Uri | None = Field(
-        None, description="Prepared dataset; the training rows of the model's own run when unset."
+        None,
+        description="Artifact with calibration rows, such as another job's merged model; the model's own when unset.",
     )
     samples: Annotated[int, Field(ge=1, le=4096)] = Field(128, description="Sequences used.")
 
