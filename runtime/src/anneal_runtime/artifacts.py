@@ -1,7 +1,7 @@
 """Publishing and opening artifacts: a folder appears whole, with its manifest, or not at all.
 
 On a filesystem the folder is written beside its target, synced and renamed. On an object store
-files go to a unique prefix's final names first and the manifest last; readers ask for the manifest.
+files go to their final names first and the manifest last; readers ask for the manifest.
 """
 
 import hashlib
@@ -142,7 +142,7 @@ def identity(uri: str) -> str:
 
     A published artifact is its manifest's digest. Any other folder is the digest over names, sizes and
     contents; of files above 64 MiB only the first and the last MiB are read, so that a folder
-    with a 33B model takes seconds. An hf:// model with a commit as revision is that commit.
+    with a 33B model takes seconds.
 
     Raises:
         Refused: nothing is there.

@@ -17,9 +17,17 @@ Run = TypeVar("Run", bound=Model)
 
 def run_stage(work: Callable[[Run], Model], run_type: type[Run]) -> int:
     """Read the run config, do the work, leave the outcome in the termination log; return the exit code."""
-    outcome = _attempt(lambda: work(read_run(run_type)))
+    outcome = _fitting(_attempt(lambda: work(read_run(run_type))))
     report(outcome)
     return EXIT_CODES[outcome.verdict]
+
+
+def _fitting(outcome: Outcome) -> Outcome:
+    try:
+        encode(outcome)
+    except ValueError as error:
+        return Outcome(verdict="Failed", reason="ResultTooLong", message=str(error))
+    return outcome
 
 
 def read_run(run_type: type[Run]) -> Run:

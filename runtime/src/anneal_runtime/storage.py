@@ -1,7 +1,10 @@
 """Storage by URI, through fsspec: pvc://claim/path, file:///path, s3://bucket/path, hf://owner/model@revision."""
 
+import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,8 @@ def exists(uri: str) -> bool:
 def local(uri: str, cache: Path) -> Path:
     """Return a local path with the content of `uri`: the path itself, or a whole copy under `cache`.
 
+    Of several processes of a pod that ask for one copy, one makes it and the others wait.
+
     Raises:
         Refused: nothing is there.
     """
@@ -61,13 +66,21 @@ def local(uri: str, cache: Path) -> Path:
     if is_local(uri):
         return Path(path)
     target = cache / path.strip("/").replace("@", "_")
-    if not target.exists():
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        filesystem.get(path, str(partial), recursive=bool(filesystem.isdir(path)))
-        partial.rename(target)
+    with _locked(target.with_name(target.name + ".lock")):
+        if not target.exists():
+            partial = target.with_name(target.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            filesystem.get(path, str(partial), recursive=bool(filesystem.isdir(path)))
+            partial.rename(target)
     return target
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # let go when the file is closed, however the process ends
+        yield
 
 
 def join(uri: str, *parts: str) -> str:

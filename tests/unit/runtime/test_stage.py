@@ -62,3 +62,12 @@ def test_a_message_is_cut_to_what_the_kubelet_keeps() -> None:
 def test_a_result_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ValueError, match="4096 fit"):
         encode(Outcome(verdict="Succeeded", reason="Done", result={"x": "y" * 5000}))
+
+
+def test_a_result_that_does_not_fit_is_told_as_a_failure(log: Path) -> None:
+    class Long(Model):
+        text: str
+
+    assert run_stage(lambda _: Long(text="y" * 5000), Order) == 70
+    outcome = Outcome.model_validate_json(log.read_text())
+    assert (outcome.verdict, outcome.reason) == ("Failed", "ResultTooLong")

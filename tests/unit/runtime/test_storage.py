@@ -1,6 +1,10 @@
 """URIs to filesystems."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,3 +34,25 @@ def test_a_remote_folder_is_copied_once(tmp_path: Path) -> None:
     memory.rm("/bucket/model/config.json")
     memory.pipe_file("/bucket/model/other", b"")
     assert storage.local("memory://bucket/model", tmp_path) == folder
+
+
+def test_of_several_that_want_one_copy_one_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/shared/model/weights", b"w" * 1000)
+    copies, start, get = [], threading.Barrier(3), type(memory).get
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        copies.append(1)
+        time.sleep(0.1)
+        get(*arguments, **options)
+
+    def fetch(_: int) -> bytes:
+        start.wait()
+        return (storage.local("memory://shared/model", tmp_path) / "weights").read_bytes()
+
+    monkeypatch.setattr(type(memory), "get", slowly)  # each thread has an instance of its own
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(fetch, range(3))) == [b"w" * 1000] * 3
+    assert len(copies) == 1
