@@ -63,7 +63,7 @@ def _restore(draft: Draft[FineTuneJobStatus], plan: Plan[FineTuneRun]) -> None:
 
 def _prepare(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, last: list[str]) -> bool:
     published = recovery.inspection(site).published
-    if all(stage in published for stage in ["train", *last]):
+    if "prepare" not in published and all(stage in published for stage in ["train", *last]):
         if not conditions.is_true(draft.status.conditions, "DataPrepared"):
             draft.condition("DataPrepared", True, "NotNeeded", "all that is made of the data is published")
         return True
