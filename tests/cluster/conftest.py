@@ -118,8 +118,9 @@ def team(
     operator: Kube, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kube]:
     """A namespace of its own under restricted Pod Security, whose store holds a tiny model and two datasets."""
-    kube = Kube("t-" + request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_").replace("_", "-"))
-    subprocess.run(["kubectl", "delete", "namespace", kube.namespace, "--ignore-not-found"], check=True)
+    what = request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_").replace("_", "-")
+    # An earlier run's namespace may still be ending, or be kept because a test failed in it.
+    kube = Kube(f"t-{what}-{os.getpid()}")
     subprocess.run(["kubectl", "create", "namespace", kube.namespace], check=True)
     level = "pod-security.kubernetes.io/enforce=restricted"
     subprocess.run(["kubectl", "label", "namespace", kube.namespace, level], check=True)
