@@ -73,7 +73,8 @@ def test_the_cause_is_told_and_not_the_victim_that_ended_first(tmp_path: Path) -
 
 def test_of_ranks_that_ended_together_the_one_that_lost_its_peer_is_not_blamed() -> None:
     group = launcher("sys.exit(75)", "sys.exit(70)")
-    group.ranks = [group._start(n, group._commands[n], {}) for n in (0, 1)]
+    for command in group._commands:
+        group._start(command, {})
     for rank in group.ranks:
         rank.process.wait()
     assert group._cause().number == 1
@@ -125,6 +126,24 @@ def test_sigterm_reaches_every_rank_which_save_and_end_with_75() -> None:
         assert group.run().verdict == "Retry"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_while_ranks_are_started_reaches_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, started, start = launcher(WAIT, WAIT), [], threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        if len(started) == 3:  # the server's, the first rank's, and now the second's
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert group.run().reason == "Preempted"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert group.ranks[0].process.returncode == -signal.SIGTERM
 
 
 def test_progress_and_metrics_are_what_the_first_rank_said() -> None:

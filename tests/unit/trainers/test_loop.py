@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,11 @@ def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
 
 
 def test_the_best_step_is_kept_though_no_checkpoint_is_due_then(tmp_path: Path) -> None:
-    run = make_run(tmp_path, evaluation={"everySteps": 2}, optimization={"maxSteps": 7, "learningRate": 0.9})
+    run = make_run(tmp_path, evaluation={"everySteps": 2}, optimization={"maxSteps": 7, "learningRate": 0.5})
     state = loop.train(run)
     assert len(state.losses) == 4
     assert state.best_step == [2, 4, 6, 7][int(np.argmin(state.losses))]
+    assert state.best_step < state.step
     assert run.store.at(state.best_step) is not None
 
 
@@ -212,7 +214,7 @@ def test_a_run_that_stopped_early_takes_no_further_step_when_it_is_done_again(tm
 def test_the_best_steps_task_losses_stay_with_it_and_no_number_is_never_the_best() -> None:
     state = checkpoint.State(step=1)
     for step, loss in ((1, 2.0), (2, 1.0), (3, 1.5), (4, math.nan)):
-        state = loop.with_validation(checkpoint.replace(state, step=step), loss, [loss], ["a"])
+        state = loop.with_validation(replace(state, step=step), loss, [loss], ["a"])
     assert (state.best_step, state.best_task_losses) == (2, {"a": 1.0})
     assert state.losses == [2.0, 1.0, 1.5, math.inf]
 

@@ -47,6 +47,24 @@ def test_parts_are_disjoint_by_content_and_by_group(make_run: Any) -> None:
     assert not seen[1] & seen[2]
 
 
+def test_ids_that_two_parts_would_hold_stay_in_the_first_alone(make_run: Any, tmp_path: Path) -> None:
+    """Groups tear identical rows apart, and so does truncation of rows that begin alike."""
+    rows = [{"text": "the same words again and again", "group": f"g{i}"} for i in range(40)]
+    rows += [{"text": "begins alike " * 20 + str(i)} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = {"train": 34, "validation": 33, "test": 33}
+    task = {"name": "t", "data": {"uri": f"file://{tmp_path}/rows.jsonl"}}
+    run = make_run(tasks=[task], data={"maxLength": 32, "split": split})
+    prepare.prepare(run)
+    folder = dataset_folder(run)
+    assert [len(set(map(bytes, dataset.open_split(folder, n).digests))) for n in dataset.SPLITS] == [2, 0, 0]
+    (count,) = json.loads((folder / "rows.json").read_text())["tasks"]
+    train = dataset.open_split(folder, "train")
+    assert count["rows"] == {"train": len(train), "validation": 0, "test": 0}
+    assert count["tokens"] == {"train": len(train.tokens), "validation": 0, "test": 0}
+    assert count["dropped"] == {"inAnotherPart": 80 - len(train)}
+
+
 def test_identical_rows_and_rows_of_one_group_share_a_part() -> None:
     shares = Shares(train=34, validation=33, test=33)
     rows = [Row((("user", "q"), ("assistant", str(i)))) for i in range(300)]

@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from anneal_api.base import ArtifactRef
 from anneal_api.outcome import Outcome
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import open_artifact
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import TryAgain
-from anneal_trainers import checkpoint, cleanup, dataset, loop, model, prepare
+from anneal_trainers import checkpoint, cleanup, dataset, loop, model, prepare, tuned
 from anneal_trainers.channel import Channel
 from anneal_trainers.evaluate import evaluate
 from anneal_trainers.export import export
@@ -87,6 +88,7 @@ def test_a_run_of_two_pods_from_rows_to_a_merged_model(make_run: Any, tmp_path: 
     adapter, manifest = open_artifact(outcome.result["artifact"]["uri"], tmp_path)
     assert manifest.metadata["validationLoss"] == min(manifest.metadata["validationLosses"])
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    assert manifest.inputs == tuned.input_digests(run, "prepare")
     scores = evaluate(run).scores
     assert {score.name for score in scores} == {"sums", "words"}
     assert all(score.tuned_loss < score.base_loss - 0.2 for score in scores)
@@ -103,6 +105,9 @@ def check_export(run: FineTuneRun, tmp_path: Path) -> None:
     folder, manifest = open_artifact(export(run).artifact.uri, tmp_path)
     assert manifest.metadata["parity"]["maxLogitDifference"] <= 1e-4
     assert manifest.metadata["lineage"]["base"]["digest"] == run.inspection.base_digest  # type: ignore[union-attr]
+    digests = {kind: open_artifact(seen.uri, tmp_path)[1].digest for kind, seen in published(run).items()}
+    assert manifest.inputs == {"base": run.inspection.base_digest, **digests}  # type: ignore[union-attr]
+    assert {n: manifest.metadata["lineage"][n] for n in digests} == digests
     assert (folder / "README.md").read_text().startswith("# job")
     assert ChatEncoder.load(folder).eos_ids == ChatEncoder.from_pretrained_folder(folder).eos_ids == [2]
     merged = model.load_base(folder, quantized=False, device=CPU, dtype=torch.float32).eval()
@@ -120,6 +125,11 @@ def check_export(run: FineTuneRun, tmp_path: Path) -> None:
     held = split_rows(reference)
     assert held
     assert not held & split_rows(load_file(folder / "calibration.safetensors"))
+
+
+def published(run: FineTuneRun) -> dict[str, ArtifactRef]:
+    found = inspect(run).published
+    return {"dataset": found["prepare"], "adapter": found["train"]}
 
 
 def split_rows(tensors: dict[str, torch.Tensor]) -> set[tuple[int, ...]]:

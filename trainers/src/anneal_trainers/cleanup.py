@@ -6,6 +6,7 @@ from anneal_api.artifacts import Kind
 from anneal_api.base import Model
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import published
+from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
 
@@ -41,7 +42,10 @@ def _remove_own(folder: str, uid: str) -> int:
 
 
 def _is_own(uri: str, uid: str) -> bool:
-    manifest = published(uri)
+    try:
+        manifest = published(uri)
+    except Refused:  # a manifest that is none of Anneal's is somebody else's folder
+        return False
     return manifest is not None and manifest.producer.uid == uid
 
 

@@ -4,10 +4,11 @@
 <split>.learned.npy  uint8, 1 where the token is a target
 <split>.offsets.npy  int64 [rows + 1], where rows begin
 <split>.tasks.npy    int32 [rows], index into the tasks of rows.json
-<split>.digests.npy  uint8 [rows, 32], sha256 of the row's content, whatever task it came from
+<split>.digests.npy  uint8 [rows, 32], sha256 of the row's ids, whatever task or text they came from
 """
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +80,22 @@ class SplitWriter:
         self._learned.append(np.asarray([False, *learned[1:]], np.uint8))
         self._tasks.append(task)
         self._digests.append(digest)
+
+    @property
+    def digests(self) -> list[bytes]:
+        """Digests of the rows so far."""
+        return self._digests
+
+    def drop(self, digests: Set[bytes]) -> list[tuple[int, int]]:
+        """Forget the rows with one of `digests`; return task and length of each."""
+        kept = [place for place, digest in enumerate(self._digests) if digest not in digests]
+        gone = sorted({*range(len(self._digests))} - {*kept})
+        told = [(self._tasks[place], len(self._tokens[place])) for place in gone]
+        self._tokens = [self._tokens[place] for place in kept]
+        self._learned = [self._learned[place] for place in kept]
+        self._tasks = [self._tasks[place] for place in kept]
+        self._digests = [self._digests[place] for place in kept]
+        return told
 
     def write(self, folder: Path, name: SplitName) -> None:
         """Write the split's files into `folder`."""

@@ -39,7 +39,7 @@ def evaluate(run: FineTuneRun) -> EvaluateResult:
         for k, name in enumerate(names)
         if rows[k]
     ]
-    inputs = {"adapter": facts.keys.train, "dataset": facts.keys.prepare, "base": facts.base_digest}
+    inputs = tuned.input_digests(run, "prepare", "train")
     with publishing(
         run.spec.output.uri,
         run.namespace,

@@ -45,11 +45,12 @@ def export(run: FineTuneRun) -> PublishResult:
     peft_model = tuned.load_tuned(run, device, torch.float32)
     merged = merge.merged_model(peft_model)
     rows = choose_rows(held_out if len(held_out) else train, REFERENCE_TOKENS)
-    probe = pack(held_out if len(held_out) else train, rows[:PARITY_ROWS]).to(device)
+    compared = rows[:PARITY_ROWS]
+    probe = pack(held_out if len(held_out) else train, compared).to(device)
     difference = merge.check_parity(merge.parity(peft_model, merged, probe))
     del peft_model
     round_to_bf16(merged)
-    inputs = {"adapter": facts.keys.train, "dataset": facts.keys.prepare, "base": facts.base_digest}
+    inputs = tuned.input_digests(run, "prepare", "train")
     with publishing(
         run.spec.output.uri,
         run.namespace,
@@ -66,8 +67,8 @@ def export(run: FineTuneRun) -> PublishResult:
         ChatEncoder.load(data).save(folder)
         publication.metadata = {
             "tasks": dataset.task_names(data),
-            "parity": {"maxLogitDifference": difference, "limit": merge.PARITY_LIMIT, "rows": PARITY_ROWS},
-            "lineage": lineage(run),
+            "parity": {"maxLogitDifference": difference, "limit": merge.PARITY_LIMIT, "rows": len(compared)},
+            "lineage": lineage(run, inputs),
         }
         (folder / "README.md").write_text(model_card(run, publication.metadata, data))
         write_tokenizer_config(folder)
@@ -82,7 +83,7 @@ def held_out_split(folder: Path) -> dataset.Split:
 
 
 def choose_rows(split: dataset.Split, limit: int) -> npt.NDArray[np.int64]:
-    """Return rows of at most `limit` tokens: tasks in turn, each in the order of its rows' digests."""
+    """Return rows of at most `limit` tokens (or one row that is longer): tasks in turn, each in the order of its rows' digests."""
     order = sorted(range(len(split)), key=lambda i: split.digests[i].tobytes())
     turns: dict[int, int] = {}
     ranked = []
@@ -91,7 +92,9 @@ def choose_rows(split: dataset.Split, limit: int) -> npt.NDArray[np.int64]:
         turns[task] = turns.get(task, 0) + 1
         ranked.append((turns[task], task, row))
     chosen = np.asarray([row for _, _, row in sorted(ranked)], np.int64)
-    return chosen[np.cumsum(split.lengths[chosen]) <= limit] if len(chosen) else chosen
+    fitting: npt.NDArray[np.bool_] = np.cumsum(split.lengths[chosen]) <= limit
+    fitting[:1] = True
+    return np.extract(fitting, chosen)
 
 
 def round_to_bf16(merged: Any) -> None:
@@ -154,14 +157,14 @@ def write_tokenizer_config(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(chat["template"])
 
 
-def lineage(run: FineTuneRun) -> dict[str, Any]:
+def lineage(run: FineTuneRun, inputs: dict[str, str]) -> dict[str, Any]:
     """Return where the model comes from, as uris and digests."""
     facts = inspection(run)
     return {
         "base": {"uri": run.spec.base_model.uri, "digest": facts.base_digest},
         "tasks": {t.name: t.digest for t in facts.tasks},
-        "dataset": facts.keys.prepare,
-        "adapter": facts.keys.train,
+        "dataset": inputs["dataset"],
+        "adapter": inputs["adapter"],
         "job": f"{run.namespace}/{run.name}",
     }
 

@@ -151,8 +151,8 @@ class Launcher:
         signal.signal(signal.SIGTERM, lambda *_: self._terminate())
         server = serve(self, int(os.environ.get(ENV_PORT, PROGRESS_PORT)))
         try:
-            pairs = zip(self._commands, self._environments, strict=True)
-            self.ranks = [self._start(n, command, extra) for n, (command, extra) in enumerate(pairs)]
+            for command, extra in zip(self._commands, self._environments, strict=True):
+                self._start(command, extra)
             return self._watch()
         finally:
             self._kill()
@@ -161,7 +161,8 @@ class Launcher:
                 server.server_close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _start(self, number: int, command: list[str], extra: dict[str, str]) -> Rank:
+    def _start(self, command: list[str], extra: dict[str, str]) -> None:
+        number = len(self.ranks)
         reading, writing = os.pipe()
         stderr = self._scratch / f"rank-{number}.stderr"
         with stderr.open("wb") as errors:
@@ -176,9 +177,10 @@ class Launcher:
         rank = Rank(number, process, stderr)
         stream = os.fdopen(reading)
         threading.Thread(target=_listen, args=(rank, stream), daemon=True).start()
+        # Listed first, asked then: a SIGTERM that comes meanwhile finds the rank one way or the other.
+        self.ranks.append(rank)
         if self._terminated:
-            process.send_signal(signal.SIGTERM)
-        return rank
+            _signal(rank, signal.SIGTERM)
 
     def _watch(self) -> Outcome:
         while True:

@@ -1,9 +1,12 @@
-"""The adapter merged into the weights it was trained on: the dequantised NF4 ones, in float32, cast once.
+"""The adapter merged into the weights it was trained on: the dequantised NF4 ones, cast once.
 
 Merging into the original weights, or into four bits, gives a model nobody has trained or measured. The
-merged float32 model must agree with the adapter model logit by logit before anything is published.
+merged float32 model must agree with the adapter model logit by logit before anything is published. On
+SmolLM2-135M (logits up to 47) they differ by 7e-5, nearly all of it float32 arithmetic in 30 layers: computed in
+float64, the merged weights' own share is 1.3e-5 (2.6e-5 were B A added in float32; one run, 2026-11-21).
 """
 
+import math
 from typing import Any
 
 import bitsandbytes.functional
@@ -40,7 +43,7 @@ def merged_weights(base: Any) -> dict[str, torch.Tensor]:
     weights = {}
     for name, module in base.named_modules():
         if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
-            weights[f"{name}.weight"] = _plain_weight(module.base_layer) + _delta(module)
+            weights[f"{name}.weight"] = (_plain_weight(module.base_layer) + _delta(module)).float()
             if module.base_layer.bias is not None:
                 weights[f"{name}.bias"] = module.base_layer.bias.detach().float().clone()
         elif "lora_" not in name and not name.endswith("base_layer"):
@@ -66,8 +69,8 @@ def _plain_weight(layer: Any) -> torch.Tensor:
 
 
 def _delta(module: Any) -> torch.Tensor:
-    a = module.lora_A["default"].weight.detach().float()
-    b = module.lora_B["default"].weight.detach().float()
+    a = module.lora_A["default"].weight.detach().double()
+    b = module.lora_B["default"].weight.detach().double()
     delta: torch.Tensor = (b @ a) * module.scaling["default"]
     return delta
 
@@ -92,11 +95,12 @@ def _refresh_buffers(merged: Any, base: Any) -> None:
 def parity(peft_model: Any, merged: Any, batch: Batch) -> float:
     """Return the largest difference of any logit of a batch, at the positions before its targets."""
     worst = 0.0
-    adapted, plain = hidden_states(peft_model, batch), hidden_states(merged, batch)
+    # The head is the same in both: states are subtracted before it, so its own rounding is not counted.
+    states = hidden_states(peft_model, batch) - hidden_states(merged, batch)
     head = merged.get_output_embeddings().weight
     for part in torch.split(batch.before, 128):
-        difference = adapted[part] @ head.T - plain[part] @ head.T
-        worst = max(worst, float(difference.abs().max()))
+        found = float((states[part] @ head.T).abs().max())
+        worst = found if math.isnan(found) else max(worst, found)
     return worst
 
 

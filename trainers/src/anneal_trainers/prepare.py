@@ -1,7 +1,8 @@
 """Rows become token ids, once: every later stage and every rank maps the same files.
 
 A row's part is chosen by the hash of its content (or of its `group`), so identical rows, in whatever
-task, fall in one part, and adding rows never moves others.
+task, fall in one part, and adding rows never moves others. Groups and cut rows can still bring the
+same ids into two parts: the held-out copy is dropped and counted, so no part holds a row of another.
 """
 
 import hashlib
@@ -9,6 +10,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from anneal_api.artifacts import STAGE_KINDS, Producer
 from anneal_api.finetunejob import Data
@@ -85,6 +88,7 @@ def prepare(run: FineTuneRun) -> PublishResult:
             _add_task(index, task.name, sources.rows(task), encoder, spec.data, writers)
             for index, task in enumerate(spec.tasks)
         ]
+        hold_apart(writers, counts)
         _check(counts)
         for name, writer in writers.items():
             writer.write(publication.folder, name)
@@ -103,6 +107,11 @@ def content_digest(row: Row) -> bytes:
     """Return the sha256 of a row's content."""
     content = json.dumps([row.messages, row.text], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).digest()
+
+
+def ids_digest(ids: list[int]) -> bytes:
+    """Return the sha256 of what a model sees of a row."""
+    return hashlib.sha256(np.asarray(ids, "<u4").tobytes()).digest()
 
 
 def part_of(row: Row, shares: Shares) -> SplitName:
@@ -128,6 +137,17 @@ def fit(encoded: Encoded, data: Data) -> list[Encoded]:
     ]
 
 
+def hold_apart(writers: dict[SplitName, SplitWriter], counts: list[TaskCount]) -> None:
+    """Drop validation rows that are training rows too, and test rows that are either; count them."""
+    seen: set[bytes] = set()
+    for name in SPLITS:
+        for task, length in writers[name].drop(seen):
+            counts[task].rows[name] -= 1
+            counts[task].tokens[name] -= length
+            counts[task].dropped["inAnotherPart"] += 1
+        seen.update(writers[name].digests)
+
+
 def _add_task(
     index: int,
     name: str,
@@ -147,7 +167,7 @@ def _add_task(
             if not any(piece.learned[1:]):
                 count.dropped["nothingLearned"] += 1
                 continue
-            writers[part].add(piece.ids, piece.learned, index, content_digest(row))
+            writers[part].add(piece.ids, piece.learned, index, ids_digest(piece.ids))
             count.rows[part] += 1
             count.tokens[part] += len(piece.ids)
     count.dropped = +count.dropped

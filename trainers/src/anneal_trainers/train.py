@@ -26,6 +26,7 @@ from anneal_trainers.group import join_group
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.prepare import inspection, producer
 from anneal_trainers.sources import base_uri
+from anneal_trainers.tuned import input_digests
 
 ENV_RANK, ENV_LOCAL_RANK, ENV_WORLD, ENV_MEET = "RANK", "LOCAL_RANK", "WORLD_SIZE", "ANNEAL_MEET"
 
@@ -111,7 +112,7 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
         )
     trainee.flat.copy_(best[1]["adapter"])
     loss = min(state.losses) if state.losses else state.train_loss
-    inputs = {"base": facts.base_digest, "dataset": facts.keys.prepare}
+    inputs = input_digests(config, "prepare")
     with publishing(
         config.spec.output.uri,
         config.namespace,

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.runs import FineTuneRun
-from anneal_runtime.artifacts import open_artifact, uri_of
+from anneal_runtime.artifacts import open_artifact, reference, uri_of
+from anneal_runtime.errors import Refused
 from anneal_runtime.storage import local
 from anneal_trainers import model
 from anneal_trainers.inspect_stage import cache_folder
@@ -19,12 +20,12 @@ from anneal_trainers.sources import base_uri
 
 def dataset_folder(run: FineTuneRun) -> Path:
     """Return the dataset this run has prepared."""
-    return _open(run, "prepare", inspection(run).keys.prepare)
+    return _open(run, "prepare")
 
 
 def adapter_folder(run: FineTuneRun) -> Path:
     """Return the adapter this run has trained."""
-    return _open(run, "train", inspection(run).keys.train)
+    return _open(run, "train")
 
 
 def load_tuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
@@ -43,6 +44,25 @@ def put_adapter(tuned: Any, folder: Path) -> None:
     peft.set_peft_model_state_dict(tuned, saved)
 
 
-def _open(run: FineTuneRun, stage: str, key: str) -> Path:
-    uri = uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS[stage], key)
-    return open_artifact(uri, cache_folder())[0]
+def input_digests(run: FineTuneRun, *stages: str) -> dict[str, str]:
+    """Return the digests of the base model and of what `stages` published, by role: a manifest's inputs.
+
+    Raises:
+        Refused: one of the stages has not published.
+    """
+    digests = {"base": inspection(run).base_digest}
+    for stage in stages:
+        published = reference(_uri(run, stage))
+        if published is None:
+            raise Refused("NotPublished", f"{_uri(run, stage)} is gone; run the {stage} stage again")
+        digests[STAGE_KINDS[stage]] = published.digest
+    return digests
+
+
+def _open(run: FineTuneRun, stage: str) -> Path:
+    return open_artifact(_uri(run, stage), cache_folder())[0]
+
+
+def _uri(run: FineTuneRun, stage: str) -> str:
+    key: str = getattr(inspection(run).keys, stage)
+    return uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS[stage], key)
