@@ -200,13 +200,14 @@ def test_sigterm_waits_for_no_validation_and_the_next_attempt_makes_up_for_it(
     assert loop.train(again).losses == expected.losses
 
 
-def test_a_run_that_stopped_early_takes_no_further_step_when_it_is_done_again(tmp_path: Path) -> None:
+def test_early_stopping_ends_the_run_and_a_further_attempt_takes_no_step(tmp_path: Path) -> None:
     spec = {
         "optimization": {"maxSteps": 50, "learningRate": 1.0, "earlyStopping": {"patience": 1}},
         "evaluation": {"everySteps": 1},
     }
     first = loop.train(make_run(tmp_path, **spec))
     assert first.step < 50
+    assert first.losses[-1] > first.losses[-2]
     again = loop.train(make_run(tmp_path, attempt=2, **spec))
     assert (again.step, again.best_step, again.losses) == (first.step, first.best_step, first.losses)
 

@@ -196,20 +196,6 @@ def test_a_stopped_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(make_run:
     assert torch.equal(last.trainee.flat, whole.trainee.flat)
 
 
-def test_early_stopping_ends_the_run(make_run: Any) -> None:
-    optimization = {
-        "learningRate": 0.5,
-        "maxSteps": 50,
-        "globalBatchRows": 4,
-        "earlyStopping": {"patience": 2},
-    }
-    run = make_run(optimization=optimization, checkpoint={"everySteps": 1})
-    prepare.prepare(run)
-    state = loop.train(assemble(run, 1, loop.StopFlag()))
-    assert state.step < 50
-    assert min(state.losses[-2:]) > state.losses[-3]
-
-
 def test_a_step_that_is_not_finite_changes_nothing_and_too_many_fail(
     make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
