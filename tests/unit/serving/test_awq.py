@@ -76,6 +76,14 @@ def test_layers_with_one_input_share_its_factor(weight: torch.Tensor, inputs: to
     assert not torch.equal(first.prequant, torch.ones(128))
 
 
+def test_layers_with_one_input_keep_their_own_error(weight: torch.Tensor, inputs: torch.Tensor) -> None:
+    weights = [weight, weight[:16].flip(1)]
+    for quantized, truth in zip(awq.activation_aware(weights, observed(inputs), 32), weights, strict=True):
+        output = inputs @ truth.T
+        error = (inputs @ restored(quantized).T - output).square().sum() / output.square().sum()
+        assert quantized.relative_error == pytest.approx(float(error), rel=0.02)
+
+
 def test_clipping_is_never_worse_than_the_full_range(weight: torch.Tensor) -> None:
     heavy = weight * weight.abs()
     even = torch.randn(600, 128, generator=torch.Generator().manual_seed(2))

@@ -1,10 +1,12 @@
 """The checkpoint is TensorRT-LLM's to the letter, and its reader gives back weights that are near the model's."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -119,6 +121,28 @@ def test_calibration_rows_are_spread_over_the_file(model_folder: Path) -> None:
     four = quantize.calibration_rows(path, 4)
     assert len(every) == 16
     assert [row.tolist() for row in four] == [every[i].tolist() for i in (0, 4, 8, 12)]
+
+
+def test_each_layer_is_one_line_of_progress(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = made(model_folder, tmp_path / "out", recipe("awq"), rows=4).decoder.layers
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"layer {i + 1}/{layers}" for i in range(layers)]
+    assert all(re.search(r": \d+\.\d s, relative error up to 0\.\d{5} \(\w+\.\w+\)$", line) for line in lines)
+
+
+def test_progress_names_the_worst_error_of_the_latest_layer() -> None:
+    figures = quantize.Figures({"attention.qkv": [0.9, 0.01], "mlp.proj": [0.1, 0.02]})
+    assert figures.progress(3, 1.25) == "layer 2/3: 1.2 s, relative error up to 0.02000 (mlp.proj)"
+
+
+def test_a_pod_computes_on_one_thread_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize.stage, "run_stage", lambda *_: torch.get_num_threads())
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert quantize.main() == 2
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert quantize.main() == 1
 
 
 def test_a_writer_left_incomplete_is_an_error(tmp_path: Path) -> None:
