@@ -8,8 +8,6 @@ error dW. It equals sum(dW H * dW) with H = X'X, so H [in, in] stands for all to
 them is kept.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +16,10 @@ from torch import Tensor
 from anneal_serving import rounding
 
 ALPHAS = tuple(i / 10 for i in range(11))
-SEARCH_ROWS = 512
+SEARCH_ROWS = 128
 """Output rows that the search of the input scale looks at, spread evenly: the scale is common to all."""
-SHRINKS = tuple(1 - i / 20 for i in range(8))
+SHRINKS = tuple(sign * (1 - i / 15) for i in range(5) for sign in (1, -1))
+"""Factors of a group's widest scale to try. A scale of the other sign sends the opposite end to -8."""
 DAMPING = 0.01
 """Share of H's mean diagonal added to it."""
 
@@ -64,7 +63,7 @@ def round_to_nearest(weight: Tensor, group: int) -> Quantized:
 
 
 def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[Quantized]:
-    """Quantise layers that share an input: one search of their common input scale, then clipping of each.
+    """Quantise layers that share an input as the one layer that they amount to.
 
     Args:
         weights: float32 [out, in] each.
@@ -72,12 +71,22 @@ def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[
         group: inputs that share a scale.
     """
     together = torch.cat(weights)
-    together = together[:: max(1, len(together) // SEARCH_ROWS)]
-    prequant = min(_candidates(together, seen), key=lambda p: _error_at(together, p, seen, group))
-    return [_clipped(weight, prequant, seen, group) for weight in weights]
+    sample = together[:: max(1, len(together) // SEARCH_ROWS)]
+    prequant = min(_candidates(seen), key=lambda p: _error_at(sample, p, seen, group))
+    scaled, gram = together / prequant, seen.gram * prequant * prequant[:, None]
+    scales = _best_scales(scaled, gram, group)
+    nibbles = _compensated(scaled, scales, gram)
+    sizes = [len(weight) for weight in weights]
+    parts = zip(*(torch.split(whole, sizes) for whole in (scaled, scales, nibbles)), strict=True)
+    return [Quantized(n.to(torch.int8), s, prequant, _relative_error(w, s, n, gram)) for w, s, n in parts]
 
 
-def _candidates(weight: Tensor, seen: Observed) -> list[Tensor]:
+def _relative_error(scaled: Tensor, scales: Tensor, nibbles: Tensor, gram: Tensor) -> float:
+    restored = (nibbles.reshape(*scales.shape, -1) * scales[:, :, None]).flatten(1)
+    return _output_error(restored - scaled, gram) / max(_output_error(scaled, gram), 1e-30)
+
+
+def _candidates(seen: Observed) -> list[Tensor]:
     """Return the input factors to try: 1 / (magnitude of the channel)^alpha, centred around 1."""
     return [_prequant(seen.magnitude**alpha) for alpha in ALPHAS]
 
@@ -97,56 +106,38 @@ def _output_error(difference: Tensor, gram: Tensor) -> float:
     return float((difference @ gram).mul_(difference).sum())
 
 
-def _clipped(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> Quantized:
-    scaled, gram = weight / prequant, seen.gram * prequant * prequant[:, None]
-    scales = _best_scales(scaled, gram, group)
-    nibbles = _compensated(scaled, scales, gram)
-    restored = nibbles * scales.repeat_interleave(group, 1)
-    error = _output_error(restored - scaled, gram) / max(_output_error(scaled, gram), 1e-30)
-    return Quantized(nibbles.to(torch.int8), scales, prequant, error)
-
-
 def _compensated(scaled: Tensor, scales: Tensor, gram: Tensor) -> Tensor:
     """Return nibbles [out, in], rounded column by column with the error spread over the columns to come."""
     group = scaled.shape[1] // scales.shape[1]
     # Inputs come first here, so that a column of the weight is contiguous.
     left, factor = scaled.T.contiguous(), _inverse_factor(gram)
     nibbles = torch.empty_like(left)
-    with _one_thread():
-        for start in range(0, len(left), group):
-            span = slice(start, start + group)
-            errors = _round_group(left[span], scales[:, start // group], factor[span, span], nibbles[span])
-            left[start + group :] -= factor[span, start + group :].T @ errors
+    for start, scale in zip(range(0, len(left), group), scales.T.contiguous(), strict=True):
+        span = slice(start, start + group)
+        errors = _round_group(left[span], scale, factor[span, span], nibbles[span])
+        left[start + group :].addmm_(factor[span, start + group :].T, errors, alpha=-1)
     return nibbles.T.contiguous()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep thousands of small steps on one thread: on a busy node threads wait for each other at every step."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _round_group(left: Tensor, scale: Tensor, factor: Tensor, nibbles: Tensor) -> Tensor:
     """Round one group's inputs [group, out] into `nibbles`; return each one's error over its pivot."""
     errors = torch.empty_like(left)
-    for index in range(len(left)):
-        nibbles[index] = torch.clamp(torch.round(left[index] / scale), -8, 7)
-        errors[index] = (left[index] - nibbles[index] * scale) / factor[index, index]
+    for index, pivot in enumerate(factor.diagonal().tolist()):
+        torch.div(left[index], scale, out=nibbles[index]).round_().clamp_(-8, 7)
+        torch.addcmul(left[index], nibbles[index], scale, value=-1, out=errors[index]).div_(pivot)
         left[index + 1 :].addr_(factor[index, index + 1 :], errors[index], alpha=-1)
     return errors
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:
-    """Return the upper Cholesky factor of H's inverse; H is damped, so that unseen directions stay bounded."""
-    damped = gram + torch.eye(len(gram), device=gram.device) * (DAMPING * gram.diagonal().mean()).clamp_min(
-        1e-6
-    )
-    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    """Return the upper Cholesky factor of H's inverse; H is damped, so that unseen directions stay bounded.
+
+    With rows and columns in reverse, H = LL' has an L whose inverse is that factor, reversed.
+    """
+    identity = torch.eye(len(gram), device=gram.device)
+    damped = gram + identity * (DAMPING * gram.diagonal().mean()).clamp_min(1e-6)
+    lower = torch.linalg.cholesky(damped.flip(0, 1))
+    factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
     return factor
 
 
@@ -154,20 +145,19 @@ def _best_scales(scaled: Tensor, gram: Tensor, group: int) -> Tensor:
     """Shrink each group's scale, of either sign, to what hurts that group's share of the output least."""
     blocks = torch.stack([gram[i : i + group, i : i + group] for i in range(0, len(gram), group)])
     widest = rounding.extreme_scales(scaled, group)
-    best, least = widest, _group_errors(scaled, widest, blocks)
+    best, least = widest, torch.full_like(widest, torch.inf)
     for shrink in SHRINKS:
-        for sign in (1, -1):
-            scales = rounding.stored(widest * (sign * shrink))
-            errors = _group_errors(scaled, scales, blocks)
-            best = torch.where(errors < least, scales, best)
-            least = torch.minimum(errors, least)
+        scales = rounding.stored(widest * shrink)
+        errors = _group_errors(scaled, scales, blocks)
+        best = torch.where(errors < least, scales, best)
+        least = torch.minimum(errors, least)
     return best
 
 
 def _group_errors(scaled: Tensor, scales: Tensor, blocks: Tensor) -> Tensor:
     """Return each group's error [out, groups], with that group's block [group, group] of H."""
     grouped = scaled.reshape(*scales.shape, -1)
-    difference = (rounding.nibbles(scaled, scales) * scales[:, :, None] - grouped).transpose(0, 1)
+    difference = rounding.nibbles(scaled, scales).mul_(scales[:, :, None]).sub_(grouped).transpose(0, 1)
     return torch.sum((difference @ blocks).mul_(difference), 2).T
 
 

@@ -6,7 +6,10 @@ block, its Gram matrices and the rows' hidden states, whatever the size of the m
 """
 
 import json
+import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +48,12 @@ TOTAL_TOKENS = 8192
 
 
 def main() -> int:
-    """Run the stage as a pod does."""
+    """Run the stage as a pod does.
+
+    On one thread unless OMP_NUM_THREADS says otherwise: a pod without a CPU limit sees all of its node's cores,
+    and threads that spin while they wait for each other on busy cores burn twice what they compute.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     return stage.run_stage(run, DeploymentRun)
 
 
@@ -113,6 +121,12 @@ class Figures:
         """Note one layer's relative error."""
         self.errors.setdefault(name, []).append(value)
 
+    def progress(self, layers: int, seconds: float) -> str:
+        """Return a line about the layer of `layers` that was added last, and its worst error."""
+        name = max(self.errors, key=lambda n: self.errors[n][-1])
+        done, worst = len(self.errors[name]), self.errors[name][-1]
+        return f"layer {done}/{layers}: {seconds:.1f} s, relative error up to {worst:.5f} ({name})"
+
     def summary(self) -> dict[str, float]:
         """Return the mean over blocks, by layer name."""
         return {name: round(sum(values) / len(values), 6) for name, values in self.errors.items()}
@@ -131,12 +145,14 @@ def quantize(source: Path, target: Path, recipe: Quantization, rows: list[Tensor
         hidden = [embedding[row] for row in rows]
         del embedding
         for index in range(decoder.layers):
+            started = time.monotonic()
             block = Block.load(weights, decoder, index)
             seen = _observe(block, decoder, hidden)
             _write_norms(writer, block, index)
             for name, quantized in _quantize_block(block, seen, recipe):
                 _write_linear(writer, f"transformer.layers.{index}.{name}", quantized)
                 figures.add(name, quantized.relative_error)
+            print(figures.progress(decoder.layers, time.monotonic() - started), file=sys.stderr, flush=True)
     return figures
 
 
