@@ -18,5 +18,7 @@ clean-cluster:  ## end it, leave no trace but the caches
 	python3 -m cluster down
 images:         ## build what changed and push it (REGISTRY=host/path for a cluster of yours)
 	scripts/images
-bench:          ## all benchmarks
+bench:          ## all benchmarks, one after the other
 	scripts/bench
+bench-%:        ## one of them: bench/NAME.py
+	scripts/bench $*

@@ -1,14 +1,13 @@
 """INT4 of a real model: plain rounding against AWQ, at equal bits, through the stages as pods run them.
 
-Usage: python bench/quantize.py MODEL, a model artifact (file:// URI) as the export stage publishes it.
 Perplexity and KL are those of the gate stage, on the OpenVINO engine that would serve.
 """
 
 import os
-import sys
 import tempfile
 import time
 
+import smollm2
 from report import Figure, record
 
 from anneal_api.base import ArtifactRef
@@ -50,8 +49,9 @@ def measure(model: str, method: str, group: int, store: str) -> tuple[GateResult
     return gate.run(inspected), seconds
 
 
-def main(model: str) -> None:
+def main() -> None:
     """Measure every recipe and record the figures."""
+    model = smollm2.exported()
     with tempfile.TemporaryDirectory() as folder:
         results = {(m, g): measure(model, m, g, f"file://{folder}/{m}{g}") for m, g in RECIPES}
     figures = []
@@ -81,4 +81,4 @@ def main(model: str) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault(ENV_TERMINATION_LOG, "/dev/null")
-    main(sys.argv[1])
+    main()

