@@ -1,14 +1,16 @@
 """The whole road on real nodes with a tiny model: FineTuneJob in, answer out, deletion behind it."""
 
+import gzip
 import json
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import openai
 import pytest
-from tests.cluster.conftest import finetunejob, modeldeployment
+from tests.cluster.conftest import finetunejob, modeldeployment, upload
 from tests.cluster.kube import Json, Kube, holds
 
 pytestmark = pytest.mark.cluster
@@ -109,6 +111,21 @@ def test_the_same_rows_are_prepared_and_trained_once(team: Kube, job: Json) -> N
     again = team.wait("finetunejob", "again", holds("Complete"), 90, "Complete without training")
     assert again["status"]["artifacts"] == job["status"]["artifacts"]
     assert not team.list("jobs", "anneal.dev/stage=train,anneal.dev/finetunejob=again")
+
+
+def test_another_dataset_needs_another_uri_and_nothing_else(team: Kube, tmp_path: Path) -> None:
+    chats = (
+        {"chat_rounds": [{"role": "human", "content": f"{n}+1"}, {"role": "bot", "content": f"{n + 1}"}]}
+        for n in range(150)
+    )
+    with gzip.open(tmp_path / "sums.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(chat) + "\n" for chat in chats)
+    upload(team, tmp_path, "data")
+    job = finetunejob("other")
+    job["spec"]["tasks"][0]["data"]["uri"] = "pvc://store/data/sums.jsonl.gz"
+    team.apply(job)
+    other = team.wait("finetunejob", "other", holds("Complete"), 300, "Complete")
+    assert all(float(s["tunedLoss"]) < float(s["baseLoss"]) for s in other["status"]["scores"])
 
 
 def test_deleting_takes_what_was_made_and_leaves_what_was_published(
