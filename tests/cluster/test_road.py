@@ -53,6 +53,7 @@ def test_every_task_improved_on_rows_it_never_saw(job: Json) -> None:
     scores = {s["name"]: (float(s["baseLoss"]), float(s["tunedLoss"])) for s in job["status"]["scores"]}
     assert set(scores) == {"letters", "digits"}
     assert all(tuned < base for base, tuned in scores.values()), scores
+    assert job["status"]["progress"]["percent"] == 100
 
 
 def test_two_pods_trained_on_two_nodes_of_the_training_pool(team: Kube, job: Json) -> None:

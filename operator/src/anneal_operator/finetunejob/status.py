@@ -7,7 +7,7 @@ from anneal_api.finetunejob import (
     ProgressStatus,
     TaskScore,
 )
-from anneal_api.outcome import Score
+from anneal_api.outcome import Score, TrainResult
 from anneal_api.runs import Progress
 from anneal_operator.conditions import find, is_true
 from anneal_operator.draft import Draft
@@ -57,6 +57,13 @@ def progress(shown: Progress) -> ProgressStatus:
         task_losses={name: number(loss) for name, loss in sorted(shown.task_losses.items())[:64]},
         tokens_per_second=number(shown.tokens_per_second),
     )
+
+
+def arrived(shown: ProgressStatus | None, result: TrainResult) -> ProgressStatus:
+    """Return the progress of a run that is over: the last look may have been some steps before its end."""
+    last = shown or ProgressStatus()
+    end = {"step": result.step, "percent": 100, "total_steps": max(last.total_steps, result.step)}
+    return last.model_copy(update={**end, "validation_loss": number(result.validation_loss)})
 
 
 def checkpoints(shown: Progress) -> CheckpointStatus:

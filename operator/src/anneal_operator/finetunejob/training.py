@@ -83,6 +83,7 @@ def _succeeded(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, 
     if outcome:
         result = TrainResult.model_validate(outcome.result)
         ref, detail = result.artifact, f"best step {result.best_step} of {result.step}"
+        draft.update(progress=status.arrived(draft.status.progress, result))
     else:
         found, known = recovery.recovered(draft, observed, site, "train")
         if known and found is None:
