@@ -1,6 +1,7 @@
 """python3 -m images build|deps|push|refs [NAME...] [--registry HOST/PATH] [--base IMAGE]."""
 
 import argparse
+import os
 import subprocess
 
 from images import build, catalogue
@@ -9,7 +10,11 @@ parser = argparse.ArgumentParser(prog="python3 -m images", description=__doc__)
 parser.add_argument("action", choices=["build", "deps", "push", "refs"])
 parser.add_argument("names", nargs="*", help="operator, trainers, samples, serving; all when none is given")
 parser.add_argument("--registry", default=catalogue.REGISTRY, help="where to push (also: REGISTRY)")
-parser.add_argument("--base", help="a public base image instead of the one debootstrap makes here")
+parser.add_argument(
+    "--base",
+    default=os.environ.get("BASE_IMAGE"),
+    help="a public base image instead of the one debootstrap makes here (also: BASE_IMAGE)",
+)
 options = parser.parse_args()
 
 
