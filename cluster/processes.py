@@ -14,7 +14,7 @@ from cluster import settings, shell
 
 PIDS = settings.RUN / "pids"
 # A daemon inherits nothing of the caller's environment but this.
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/"}
 
 
 def start(name: str, *command: object, namespace: str | None = None) -> None:
