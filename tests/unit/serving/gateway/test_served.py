@@ -24,19 +24,7 @@ from anneal_api.base import wire
 from anneal_api.runs import DeploymentRun, GatewayConfig
 from anneal_runtime import artifacts
 from anneal_runtime.chat import ChatEncoder
-from anneal_runtime.errors import Refused
 from anneal_serving import engine, inspect_stage, quantize
-from anneal_serving.triton import serve
-
-try:
-    serve.find_triton()
-    INSTALLED = True
-except Refused:
-    INSTALLED = False
-
-pytestmark = pytest.mark.skipif(
-    not INSTALLED, reason="tritonserver is not installed (requirements/triton.txt)"
-)
 
 HELLO: Any = [{"role": "user", "content": "def f(x):"}]
 SLOTS = 4
