@@ -55,10 +55,15 @@ class Fim(Model):
 
     rate: Fraction = Field(0.0, description="Share of documents turned into fill-in-the-middle rows.")
     spm_rate: Fraction = Field(0.5, description="Share of those in suffix-prefix-middle order.")
-    tokens: Literal["auto", "deepseek", "starcoder", "qwen", "codellama"] = Field(
-        "auto", description="Family of sentinel tokens; auto reads it off the tokenizer."
+    tokens: Literal["auto", "deepseek", "starcoder", "qwen", "codellama", "added", "instruction"] = Field(
+        "auto",
+        description="Family of sentinel tokens; auto reads it off the tokenizer. For a base without any: "
+        "added trains and exports new tokens, instruction asks for the middle in a chat.",
     )
-    loss: Literal["all", "middle"] = Field("all", description="Which tokens of such a row are learned.")
+    loss: Literal["all", "middle"] = Field(
+        "all",
+        description="Which tokens of such a row are learned; sentinels never are, the end token always is.",
+    )
 
 
 class Task(Model):
@@ -67,11 +72,15 @@ class Task(Model):
     name: Name = Field(description="Unique name; losses and scores are reported by it.")
     data: TaskData = Field(description="Where the rows are.")
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(
-        1.0, description="Weight w_k of the task in the balanced loss."
+        1.0,
+        description="Weight w_k of the task in the balanced loss; in tokenMean and rowMean each token or row "
+        "of the task counts w_k times.",
     )
     fim: Fim = Field(Fim(), description="Fill-in-the-middle transformation of this task's documents.")
     sampling_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="Share of the sampled tokens; natural shares when unset."
+        None,
+        description="Share of the sampled tokens; tasks without one divide what is left in proportion to "
+        "their tokens. When any task has one, the run counts steps, and passes are reported by task.",
     )
 
 
@@ -141,6 +150,22 @@ class EarlyStopping(Model):
     )
 
 
+class Coba(Model):
+    """CoBa's constants (arXiv 2410.06741); only read when taskBalance is coba."""
+
+    warmup_steps: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
+        100, description="Steps with the tasks' own weights before the first balanced ones."
+    )
+    history_steps: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
+        200, description="Measurements a slope is fitted over."
+    )
+    tau: Annotated[float, Field(gt=0, le=1000)] = Field(5.0, description="Temperature of divergence.")
+    every_steps: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="Steps between updates.")
+    rows: Annotated[int, Field(ge=1, le=1024)] = Field(
+        4, description="Validation rows of each task that are measured, the same at every update."
+    )
+
+
 class Optimization(Model):
     """Objective, balance between tasks, schedule."""
 
@@ -151,6 +176,7 @@ class Optimization(Model):
             "set globalBatchTokens or globalBatchRows, not both",
         ),
         ("self.minLearningRate <= self.learningRate", "minLearningRate must not exceed learningRate"),
+        ("!has(self.decaySteps) || self.schedule == 'wsd'", "decaySteps is only for schedule wsd"),
     ]
     objective: Literal["supervised", "dpo"] = Field("supervised", description="What is minimised.")
     task_balance: Literal["tokenMean", "rowMean", "taskMean", "taskRowMean", "coba", "lossDrop"] = Field(
@@ -158,7 +184,16 @@ class Optimization(Model):
         description="How losses of tasks are combined over a whole optimizer step: tokenMean (case1), "
         "rowMean (case2), taskMean (case3), taskRowMean (case4), coba, lossDrop (sampling shares).",
     )
-    schedule: Literal["cosine", "wsd"] = Field("cosine", description="Learning-rate schedule.")
+    coba: Coba = Field(Coba(), description="Constants of taskBalance coba.")
+    dpo_beta: Annotated[float, Field(gt=0, le=100)] = Field(
+        0.1, description="Strength of the tie to the reference model under objective dpo."
+    )
+    schedule: Literal["cosine", "wsd"] = Field(
+        "cosine", description="Learning rate after warm-up: half a cosine, or steady and then a linear decay."
+    )
+    decay_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Steps of the decay of wsd; a tenth of the run when unset."
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(5e-5, description="Peak learning rate.")
     min_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(1e-6, description="Floor.")
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="Linear warm-up.")
@@ -179,13 +214,26 @@ class Optimization(Model):
 
 
 class Stage(Model):
-    """One stage of progressive training."""
+    """One stage of progressive training: the adapter goes on, all else starts anew.
 
-    name: Name = Field(description="Name of the stage.")
-    tasks: Annotated[list[Name], Field(max_length=64)] = Field([], description="Tasks of this stage.")
-    curriculum: bool = Field(False, description="Order rows by difficulty.")
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Peak of the stage.")
-    epochs: Annotated[float, Field(gt=0, le=1000)] = Field(1.0, description="Passes of the stage.")
+    Anew start the schedule, the optimizer's moments, early stopping, the best checkpoint and CoBa's history.
+    """
+
+    name: Name = Field(description="Unique name of the stage.")
+    tasks: Annotated[list[Name], Field(max_length=64)] = Field(
+        [], description="Tasks of this stage; all when empty."
+    )
+    curriculum: bool = Field(
+        False,
+        description="Take the rows of the first pass from easy to hard: by the number `difficulty` of a row, "
+        "else by its learned tokens, ranked within each task.",
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Peak of the stage; that of optimization when unset."
+    )
+    epochs: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="Passes over the rows of the stage's tasks."
+    )
 
 
 class Workers(Model):
@@ -252,6 +300,20 @@ class Evaluation(Model):
     )
 
 
+class Telemetry(Model):
+    """Where curves go beside /metrics and the TensorBoard files in the run's folder."""
+
+    mlflow_uri: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+        None, description="Tracking server of MLflow; needs an image with the library."
+    )
+    wandb_project: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None, description="Project of Weights & Biases; needs an image with the library."
+    )
+    secret_ref: SecretRef | None = Field(
+        None, description="Secret with their keys as environment (WANDB_API_KEY, MLFLOW_TRACKING_TOKEN)."
+    )
+
+
 class Output(Model):
     """Where artifacts go, and what happens to them."""
 
@@ -272,7 +334,15 @@ class FineTuneJobSpec(Model):
         (
             "self.tasks.all(t, self.tasks.exists_one(u, u.name == t.name))",
             "task names must be unique",
-        )
+        ),
+        (
+            "size(self.stages) == 0 || !(has(self.optimization.epochs) || has(self.optimization.maxSteps))",
+            "stages have epochs of their own: remove optimization.epochs and optimization.maxSteps",
+        ),
+        (
+            "self.stages.all(s, self.stages.exists_one(u, u.name == s.name))",
+            "stage names must be unique",
+        ),
     ]
     suspend: bool = Field(False, description="Stop after a checkpoint and release all accelerators.")
     queue_name: ObjectName | None = Field(None, description="Kueue LocalQueue that admits the workers.")
@@ -305,6 +375,7 @@ class FineTuneJobSpec(Model):
     checkpoint: Checkpoint = Field(Checkpoint(), description="How often state is saved.")
     fault_policy: FaultPolicy = Field(FaultPolicy(), description="How much is tried again.")
     evaluation: Evaluation = Field(Evaluation(), description="What is measured.")
+    telemetry: Telemetry = Field(Telemetry(), description="Where curves go.")
     output: Output = Field(description="Where artifacts go.")
 
 

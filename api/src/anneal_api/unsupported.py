@@ -26,6 +26,7 @@ FIELDS: dict[type[Model], tuple[str, ...]] = {
         "checkpoint.every_minutes",
         "fault_policy.restart_window",
         "evaluation.suites",
+        "telemetry",
     ),
     ModelDeploymentSpec: (
         "model.selector",
