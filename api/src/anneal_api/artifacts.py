@@ -19,7 +19,7 @@ Kind = Literal["base-model", "dataset", "adapter", "evaluation", "model", "quant
 MANIFEST = "manifest.json"
 
 STAGE_VERSIONS = {
-    "prepare": 2,
+    "prepare": 3,
     "train": 1,
     "evaluate": 1,
     "export": 1,

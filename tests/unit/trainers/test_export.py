@@ -15,6 +15,8 @@ def split(lengths: list[int], tasks: list[int]) -> Split:
         offsets=np.cumsum([0, *lengths]).astype(np.int64),
         tasks=np.asarray(tasks, np.int32),
         digests=np.asarray([[row] * 32 for row in range(len(lengths))], np.uint8).reshape(-1, 32),
+        units=np.arange(len(lengths) + 1),
+        difficulty=np.zeros(len(lengths), np.float32),
     )
 
 

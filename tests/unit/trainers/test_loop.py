@@ -53,6 +53,8 @@ def split() -> Split:
         offsets=np.arange(0, 2 * ROWS + 1, 2, dtype=np.int64),
         tasks=(np.arange(ROWS) % 2).astype(np.int32),
         digests=np.zeros((ROWS, 32), np.uint8),
+        units=np.arange(ROWS + 1),
+        difficulty=np.zeros(ROWS, np.float32),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from anneal_api.finetunejob import Adapter
+from anneal_runtime.chat import Encoded
 from anneal_trainers import batches, dataset, merge, model
 
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> dataset.Split:
     generator = np.random.default_rng(0)
     for row, length in enumerate((17, 40, 3, 25)):
         ids = generator.integers(3, 512, length).tolist()
-        writer.add(ids, [place >= 2 for place in range(length)], row % 2, bytes(32))
+        writer.add([Encoded(ids, [place >= 2 for place in range(length)])], row % 2, [bytes(32)], None)
     writer.write(folder, "train")
     return dataset.open_split(folder, "train")
 

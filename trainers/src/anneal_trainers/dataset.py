@@ -1,15 +1,20 @@
 """A dataset artifact: token ids of every row in the smallest integer type, memory-mapped, one set of files a split.
 
-<split>.tokens.npy   uint16 (vocabularies up to 65,536) or uint32, all rows one after another
-<split>.learned.npy  uint8, 1 where the token is a target
-<split>.offsets.npy  int64 [rows + 1], where rows begin
-<split>.tasks.npy    int32 [rows], index into the tasks of rows.json
-<split>.digests.npy  uint8 [rows, 32], sha256 of the row's ids, whatever task or text they came from
+<split>.tokens.npy      uint16 (vocabularies up to 65,536) or uint32, all rows one after another
+<split>.learned.npy     uint8, 1 where the token is a target
+<split>.offsets.npy     int64 [rows + 1], where rows begin, in tokens
+<split>.tasks.npy       int32 [rows], index into the tasks of rows.json
+<split>.digests.npy     uint8 [rows, 32], sha256 of the row's ids, whatever task or text they came from
+<split>.units.npy       int64 [units + 1], where units begin, in rows
+<split>.difficulty.npy  float32 [units], what a curriculum orders by within a task
+
+A unit is what is never parted: the row of a source, or several neighbours: the pieces that overLength
+split cut it into, or the chosen and then the rejected answer of a preference pair.
 """
 
 import json
-from collections.abc import Set
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +22,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from anneal_runtime.chat import Encoded
+
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 ROWS_FILE = "rows.json"
-_PARTS = ("tokens", "learned", "offsets", "tasks", "digests")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Split:
     offsets: npt.NDArray[np.int64]
     tasks: npt.NDArray[np.int32]
     digests: npt.NDArray[np.uint8]
+    units: npt.NDArray[np.int64]
+    difficulty: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -48,10 +56,28 @@ class Split:
             return np.zeros(0, np.int64)
         return np.add.reduceat(self.learned, self.offsets[:-1], dtype=np.int64)
 
+    @cached_property
+    def unit_of(self) -> npt.NDArray[np.int64]:
+        """The unit of each row."""
+        return np.repeat(np.arange(len(self.units) - 1), np.diff(self.units))
+
+    @cached_property
+    def unit_tasks(self) -> npt.NDArray[np.int32]:
+        """The task of each unit: all rows of a unit share it."""
+        return self.tasks[self.units[:-1]]
+
+    @cached_property
+    def unit_lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each unit."""
+        return np.diff(self.offsets[self.units])
+
     def row(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return ids and learned flags of a row."""
         where = slice(self.offsets[index], self.offsets[index + 1])
         return self.tokens[where].astype(np.int64), self.learned[where].astype(bool)
+
+
+_PARTS = tuple(part.name for part in fields(Split))
 
 
 def open_split(folder: Path, name: SplitName) -> Split:
@@ -61,59 +87,107 @@ def open_split(folder: Path, name: SplitName) -> Split:
 
 def task_names(folder: Path) -> list[str]:
     """Return the tasks of the dataset in `folder`, in the order of their indices."""
-    return [task["name"] for task in json.loads((folder / ROWS_FILE).read_text())["tasks"]]
+    return [task["name"] for task in _rows_file(folder)["tasks"]]
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """Return the tokens, and their ids, that the dataset's tokenizer has and the base model's has not."""
+    return dict(_rows_file(folder)["addedTokens"])
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Rows of a writer that stay together; `difficulty` None where the source states none."""
+
+    tokens: list[npt.NDArray[Any]]
+    learned: list[npt.NDArray[np.uint8]]
+    digests: Sequence[bytes]
+    task: int
+    difficulty: float | None
+
+    @property
+    def targets(self) -> int:
+        return sum(int(flags.sum()) for flags in self.learned)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A unit that was taken out again."""
+
+    task: int
+    rows: int
+    tokens: int
 
 
 @dataclass
 class SplitWriter:
-    """Collects the rows of a split and writes them."""
+    """Collects the units of a split and writes them."""
 
     token_type: type[np.unsignedinteger[Any]]
-    _tokens: list[npt.NDArray[Any]] = field(default_factory=list)
-    _learned: list[npt.NDArray[np.uint8]] = field(default_factory=list)
-    _tasks: list[int] = field(default_factory=list)
-    _digests: list[bytes] = field(default_factory=list)
+    _units: list[_Unit] = field(default_factory=list)
 
-    def add(self, ids: list[int], learned: list[bool], task: int, digest: bytes) -> None:
-        """Append a row; its first token is never learned, as nothing precedes it."""
-        self._tokens.append(np.asarray(ids, self.token_type))
-        self._learned.append(np.asarray([False, *learned[1:]], np.uint8))
-        self._tasks.append(task)
-        self._digests.append(digest)
+    def add(
+        self, pieces: Sequence[Encoded], task: int, digests: Sequence[bytes], difficulty: float | None
+    ) -> None:
+        """Append a unit of one row a piece; a row's first token is never learned, as nothing precedes it."""
+        tokens = [np.asarray(piece.ids, self.token_type) for piece in pieces]
+        learned = [np.asarray([False, *piece.learned[1:]], np.uint8) for piece in pieces]
+        self._units.append(_Unit(tokens, learned, digests, task, difficulty))
 
     @property
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Set[bytes]:
         """Digests of the rows so far."""
-        return self._digests
+        return {digest for unit in self._units for digest in unit.digests}
 
-    def drop(self, digests: Set[bytes]) -> list[tuple[int, int]]:
-        """Forget the rows with one of `digests`; return task and length of each."""
-        kept = [place for place, digest in enumerate(self._digests) if digest not in digests]
-        gone = sorted({*range(len(self._digests))} - {*kept})
-        told = [(self._tasks[place], len(self._tokens[place])) for place in gone]
-        self._tokens = [self._tokens[place] for place in kept]
-        self._learned = [self._learned[place] for place in kept]
-        self._tasks = [self._tasks[place] for place in kept]
-        self._digests = [self._digests[place] for place in kept]
-        return told
+    def drop(self, digests: Set[bytes]) -> list[Dropped]:
+        """Forget every unit that has a row with one of `digests`; return what went."""
+        gone = [unit for unit in self._units if not digests.isdisjoint(unit.digests)]
+        self._units = [unit for unit in self._units if digests.isdisjoint(unit.digests)]
+        return [Dropped(unit.task, len(unit.tokens), sum(map(len, unit.tokens))) for unit in gone]
+
+    def split(self) -> Split:
+        """Return the units so far."""
+        units = self._units
+        tokens = [row for unit in units for row in unit.tokens]
+        digests = b"".join(digest for unit in units for digest in unit.digests)
+        sizes = [len(unit.tokens) for unit in units]
+        return Split(
+            tokens=np.concatenate([np.zeros(0, self.token_type), *tokens]),
+            learned=np.concatenate([np.zeros(0, np.uint8), *(row for unit in units for row in unit.learned)]),
+            offsets=_starts([len(row) for row in tokens]),
+            tasks=np.repeat(np.asarray([unit.task for unit in units], np.int32), sizes),
+            digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
+            units=_starts(sizes),
+            difficulty=_difficulty(units),
+        )
 
     def write(self, folder: Path, name: SplitName) -> None:
         """Write the split's files into `folder`."""
-        lengths = [len(ids) for ids in self._tokens]
-        arrays = (
-            np.concatenate([np.zeros(0, self.token_type), *self._tokens]),
-            np.concatenate([np.zeros(0, np.uint8), *self._learned]),
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-            np.asarray(self._tasks, np.int32),
-            np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32),
-        )
-        for part, array in zip(_PARTS, arrays, strict=True):
-            np.save(folder / f"{name}.{part}.npy", array)
+        split = self.split()
+        for part in _PARTS:
+            np.save(folder / f"{name}.{part}.npy", getattr(split, part))
 
 
 def token_type(vocabulary: int) -> type[np.unsignedinteger[Any]]:
     """Return the smallest integer type that holds every id."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
+
+
+def _difficulty(units: Sequence[_Unit]) -> npt.NDArray[np.float32]:
+    """Return the stated difficulty where every unit of the task has one, else the unit's learned tokens."""
+    unrated = {unit.task for unit in units if unit.difficulty is None}
+    values = [
+        unit.targets if unit.difficulty is None or unit.task in unrated else unit.difficulty for unit in units
+    ]
+    return np.asarray(values, np.float32)
+
+
+def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+
+
+def _rows_file(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / ROWS_FILE).read_text()))
 
 
 def _load(path: Path) -> Any:

@@ -2,9 +2,11 @@
 
 Shapes: `chat_rounds` (CodeFuse: human|user and bot|assistant|gpt in turn after an optional system),
 `messages` (OpenAI), `pair` (a question and an answer under one of the names below, optional system)
-and `text`. An optional key `group` keeps rows of one origin in one part of the split.
+and `text`. An optional key `group` keeps rows of one origin in one part of the split; an optional number
+`difficulty` is what a curriculum orders the rows of a task by.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,7 @@ class Row:
     messages: tuple[tuple[str, str], ...]
     text: str = ""
     group: str | None = None
+    difficulty: float | None = None
 
     @property
     def chat(self) -> list[dict[str, str]]:
@@ -76,14 +79,27 @@ def to_row(value: Any, shape: DataFormat) -> Row:
         WrongRow: it is not of that shape.
     """
     row = _object(value)
+    about = {"group": _group(row), "difficulty": _difficulty(row)}
+    if shape == "text":
+        return Row((), _string(row, "text"), **about)
+    if shape == "pair":
+        return Row(_pair(row), **about)
+    return Row(_rounds(row, "chat_rounds" if shape == "chat_rounds" else "messages"), **about)
+
+
+def _group(row: dict[str, Any]) -> Any:
     group = row.get("group")
     if group is not None and not isinstance(group, str):
         raise WrongRow(f"expected group to be a string, found {type(group).__name__}")
-    if shape == "text":
-        return Row((), _string(row, "text"), group)
-    if shape == "pair":
-        return Row(_pair(row), group=group)
-    return Row(_rounds(row, "chat_rounds" if shape == "chat_rounds" else "messages"), group=group)
+    return group
+
+
+def _difficulty(row: dict[str, Any]) -> Any:
+    value = row.get("difficulty")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and math.isfinite(value)):
+        raise WrongRow(f"expected difficulty to be a finite number, found {_shown(value)}")
+    return value
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -34,19 +34,23 @@ class TaskCount:
     """What became of one task's rows."""
 
     name: str
+    units: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     over_length: int = 0
+    pieces_without_targets: int = 0
 
     def dump(self) -> dict[str, Any]:
         """Return the counts as JSON."""
         return {
             "name": self.name,
+            "units": {name: self.units[name] for name in SPLITS},
             "rows": {name: self.rows[name] for name in SPLITS},
             "tokens": {name: self.tokens[name] for name in SPLITS},
             "dropped": dict(sorted(self.dropped.items())),
             "overLength": self.over_length,
+            "piecesWithoutTargets": self.pieces_without_targets,
         }
 
 
@@ -93,7 +97,11 @@ def prepare(run: FineTuneRun) -> PublishResult:
         for name, writer in writers.items():
             writer.write(publication.folder, name)
         encoder.save(publication.folder)
-        publication.metadata = {"tasks": [count.dump() for count in counts]}
+        publication.metadata = {
+            "tasks": [count.dump() for count in counts],
+            "addedTokens": {},
+            "objective": spec.optimization.objective,
+        }
         (publication.folder / ROWS_FILE).write_text(json.dumps(publication.metadata, indent=1) + "\n")
     return PublishResult(artifact=publication.published)
 
@@ -138,13 +146,15 @@ def fit(encoded: Encoded, data: Data) -> list[Encoded]:
 
 
 def hold_apart(writers: dict[SplitName, SplitWriter], counts: list[TaskCount]) -> None:
-    """Drop validation rows that are training rows too, and test rows that are either; count them."""
+    """Drop validation units with a row that is a training row too, and test units with one of either."""
     seen: set[bytes] = set()
     for name in SPLITS:
-        for task, length in writers[name].drop(seen):
-            counts[task].rows[name] -= 1
-            counts[task].tokens[name] -= length
-            counts[task].dropped["inAnotherPart"] += 1
+        for gone in writers[name].drop(seen):
+            count = counts[gone.task]
+            count.units[name] -= 1
+            count.rows[name] -= gone.rows
+            count.tokens[name] -= gone.tokens
+            count.dropped["inAnotherPart"] += 1
         seen.update(writers[name].digests)
 
 
@@ -161,15 +171,16 @@ def _add_task(
         encoded = encode_row(row, encoder)
         count.over_length += len(encoded.ids) > data.max_length
         pieces = fit(encoded, data)
+        kept = [piece for piece in pieces if any(piece.learned[1:])]
         count.dropped["overLength"] += not pieces
-        part = part_of(row, data.split)
-        for piece in pieces:
-            if not any(piece.learned[1:]):
-                count.dropped["nothingLearned"] += 1
-                continue
-            writers[part].add(piece.ids, piece.learned, index, ids_digest(piece.ids))
-            count.rows[part] += 1
-            count.tokens[part] += len(piece.ids)
+        count.dropped["nothingLearned"] += bool(pieces) and not kept
+        count.pieces_without_targets += len(pieces) - len(kept) if kept else 0
+        if kept:
+            part = part_of(row, data.split)
+            writers[part].add(kept, index, [ids_digest(piece.ids) for piece in kept], row.difficulty)
+            count.units[part] += 1
+            count.rows[part] += len(kept)
+            count.tokens[part] += sum(len(piece.ids) for piece in kept)
     count.dropped = +count.dropped
     return count
 
