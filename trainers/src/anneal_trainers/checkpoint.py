@@ -2,8 +2,12 @@
 
 A checkpoint is a folder `step-<N>`: state.safetensors (adapter and both moments of AdamW, flat) and
 state.json, written last, with a sha256 over both. It holds what the step left: a validation due after that
-step is done again by whoever goes on from there, so no time of it counts against a preemption. Dropout is seeded by (seed, step, rank) and rows
-by the step's number, so no generator state is needed: the step is the state of both.
+step is done again by whoever goes on from there, so no time of it counts against a preemption. Dropout is
+seeded by (seed, step, rank) and rows by the step's number, so no generator state is needed: the step is
+the state of both.
+
+Saving costs the loop nothing but a thread's start: that thread copies the live tensors while the next step runs forward
+and backward, which leave them alone, and writes the copy. The loop asks `Store.staged()` before it updates them.
 """
 
 import contextlib
@@ -13,7 +17,8 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,21 +29,29 @@ from safetensors.torch import load_file, save_file
 
 from anneal_runtime.artifacts import sha256
 from anneal_runtime.storage import is_local, join, resolve
+from anneal_trainers import ledger
+from anneal_trainers.staging import Staging, Tensors
 
 STATE, TENSORS = "state.json", "state.safetensors"
-Checkpoint = tuple["State", dict[str, torch.Tensor]]
+Checkpoint = tuple["State", Tensors]
 
 
 @dataclass(frozen=True)
 class State:
-    """What is not a tensor. `step` is the number of finished steps; `losses` those of validations so far.
+    """What is not a tensor. `step` is the number of finished steps.
 
-    `task_losses` are those of the last validation, `best_task_losses` those of the best one. `sha256`
-    covers the tensors' file and every other field.
+    `stage` is the index of the stage in progress, which began after `stage_start` steps; `losses` are those of its
+    validations so far, `task_losses` those of the last validation and `best_task_losses` those of the best one.
+    Of each task: `consumed` units and `drawn` tokens taken, its sampling `shares`, `passes` over its rows,
+    `task_history` its losses at validations [validations, tasks], `raised_at` the validation its share was
+    last raised at. `coba` holds the losses that CoBa measured [updates, tasks]. `sha256` covers the tensors' file
+    and every other field.
     """
 
     step: int = 0
     run: str = ""
+    stage: int = 0
+    stage_start: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
     best_step: int = 0
@@ -46,18 +59,27 @@ class State:
     task_losses: dict[str, float] = field(default_factory=dict)
     best_task_losses: dict[str, float] = field(default_factory=dict)
     train_loss: float = 0.0
+    consumed: list[int] = field(default_factory=list)
+    drawn: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    passes: list[float] = field(default_factory=list)
+    task_history: list[list[float]] = field(default_factory=list)
+    raised_at: list[int] = field(default_factory=list)
+    coba: list[list[float]] = field(default_factory=list)
     layout: str = ""
     sha256: str = ""
 
 
-def fresh_tensors(flat: torch.Tensor, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return copies of the adapter and the optimizer's moments on the CPU: the staging copy."""
+def live_tensors(flat: torch.Tensor, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return the adapter and the optimizer's moments themselves, by name: what a checkpoint holds."""
     moments = optimizer.state[optimizer.param_groups[0]["params"][0]]
     tensors = {"adapter": flat} | {n: v for n, v in moments.items() if isinstance(v, torch.Tensor)}
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def restore(tensors: dict[str, torch.Tensor], flat: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    tensors: Mapping[str, torch.Tensor], flat: torch.Tensor, optimizer: torch.optim.Optimizer
+) -> None:
     """Put saved tensors back in place; `flat` keeps its memory, of which the adapter's tensors are views."""
     flat.copy_(tensors["adapter"])
     parameter = optimizer.param_groups[0]["params"][0]
@@ -66,6 +88,26 @@ def restore(tensors: dict[str, torch.Tensor], flat: torch.Tensor, optimizer: tor
         for name, tensor in tensors.items()
         if name != "adapter"
     }
+
+
+class Timer:
+    """Says when checkpoints of every so many minutes are due; without minutes none ever is.
+
+    Clocks of machines differ: only that of rank 0 is asked, and its answer is part of the step's sum.
+    """
+
+    def __init__(self, every_minutes: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = None if every_minutes is None else every_minutes * 60.0
+        self._clock = clock
+        self._began = clock()
+
+    def due(self) -> bool:
+        """Say whether the time is up; it then begins anew."""
+        now = self._clock()
+        if self._seconds is None or now - self._began < self._seconds:
+            return False
+        self._began = now
+        return True
 
 
 class Store:
@@ -77,16 +119,28 @@ class Store:
         self._own = join(runs_uri, f"attempt-{attempt}")
         self._run = run
         self._keep = keep
+        self._staging = Staging()
+        self._staged = threading.Event()
+        self._staged.set()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self.latest: int | None = None
 
-    def save(self, state: State, tensors: dict[str, torch.Tensor]) -> None:
-        """Write a checkpoint in the background; waits only for an earlier one still being written."""
+    def save(self, state: State, live: Mapping[str, torch.Tensor], lines: Sequence[str] = ()) -> None:
+        """Write a checkpoint, and the ledger's `lines` before it, in the background.
+
+        `live` must not change before `staged()` has returned. Waits only for an earlier save still being
+        written, and raises what that one raised.
+        """
         self.wait()
-        state = replace(state, run=self._run)
-        self._writer = threading.Thread(target=self._guarded, args=(state, tensors), daemon=True)
+        self._staged.clear()
+        arguments = (replace(state, run=self._run), live, self._staging.mark(live), lines)
+        self._writer = threading.Thread(target=self._guarded, args=arguments, daemon=True)
         self._writer.start()
+
+    def staged(self) -> None:
+        """Return when the tensors of the last save may change; what went wrong is raised by `wait()`."""
+        self._staged.wait()
 
     def wait(self) -> None:
         """Return when nothing is being written; raise what the last writing raised."""
@@ -96,6 +150,10 @@ class Store:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def write_ledger(self, lines: Sequence[str]) -> None:
+        """Write the lines of steps that no checkpoint follows: the run ends here."""
+        ledger.write(self._own, lines)
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint of this run that is whole, or None; a damaged one is passed over."""
@@ -117,8 +175,19 @@ class Store:
             folder = join(self._runs, f"attempt-{attempt}")
             yield from (join(folder, _name(step)) for step in _steps_in(folder))
 
-    def _guarded(self, state: State, tensors: dict[str, torch.Tensor]) -> None:
+    def _guarded(
+        self,
+        state: State,
+        live: Mapping[str, torch.Tensor],
+        moment: list[torch.cuda.Event],
+        lines: Sequence[str],
+    ) -> None:
         try:
+            try:
+                tensors = self._staging.copy(live, moment)
+            finally:
+                self._staged.set()
+            ledger.write(self._own, lines)
             write(join(self._own, _name(state.step)), state, tensors)
             self.latest = state.step
             self._prune(state)
@@ -133,7 +202,7 @@ class Store:
             filesystem.rm(f"{path}/{_name(step)}", recursive=True)
 
 
-def write(uri: str, state: State, tensors: dict[str, torch.Tensor]) -> None:
+def write(uri: str, state: State, tensors: Tensors) -> None:
     """Write one checkpoint; it appears whole."""
     if not is_local(uri):
         with TemporaryDirectory() as scratch:
@@ -163,7 +232,7 @@ def load(uri: str, run: str) -> Checkpoint | None:
     return None
 
 
-def _fill(folder: Path, state: State, tensors: dict[str, torch.Tensor]) -> Path:
+def _fill(folder: Path, state: State, tensors: Tensors) -> Path:
     save_file(tensors, folder / TENSORS)
     whole: dict[str, Any] = asdict(replace(state, sha256=_digest(state, folder / TENSORS)))
     _sync(folder / TENSORS)

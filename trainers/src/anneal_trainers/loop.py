@@ -105,6 +105,7 @@ def train(run: Run) -> checkpoint.State:
         began = time.monotonic()
         rows = plan.rows(state.step)
         sums = accumulate(run, rows, state.step)
+        run.store.staged()
         finite = math.isfinite(sums.loss) and update(trainee, optimizer, rate(state.step))
         state = advance(state, sums.loss, finite)
         validating = is_due(state.step, validate_every, total)
@@ -264,7 +265,7 @@ def save(run: Run, state: checkpoint.State, optimizer: torch.optim.Optimizer) ->
     """Save from rank 0: all ranks hold the same."""
     run.channel.beat("save")
     if run.group.rank == 0:
-        run.store.save(state, checkpoint.fresh_tensors(run.trainee.flat, optimizer))
+        run.store.save(state, checkpoint.live_tensors(run.trainee.flat, optimizer))
 
 
 def settle(run: Run) -> None:
