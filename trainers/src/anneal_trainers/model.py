@@ -24,23 +24,50 @@ from anneal_trainers.losses import weighted_cross_entropy
 
 @dataclass
 class Trainee:
-    """A model in training: `flat` and `gradient` are what its adapter's tensors are views of."""
+    """A model in training: `flat` and `gradient` are what its trainable tensors are views of, in order of name.
+
+    `head_ids` [added] are the ids of tokens the base did not have, `head_rows` [added, hidden] their trained
+    rows as the output sees them; None where no token was added.
+    """
 
     model: Any
     names: list[str]
     flat: torch.Tensor
     gradient: torch.Tensor
+    head_ids: torch.Tensor | None = None
+    head_rows: torch.Tensor | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.flat.device
 
+    @property
+    def head(self) -> torch.Tensor:
+        """The frozen output embedding [vocabulary, hidden]; rows of added tokens have their values of now."""
+        weight: torch.Tensor = self.model.get_base_model().get_output_embeddings().weight
+        if self.head_ids is not None and self.head_rows is not None:
+            with torch.no_grad():
+                weight[self.head_ids] = self.head_rows.to(weight.dtype)
+        return weight
+
+    def states(self, batch: Batch) -> torch.Tensor:
+        """Return the last hidden states of a batch, [batch * positions, hidden]."""
+        return hidden_states(self.model, batch)
+
+    def use(self, flat: torch.Tensor) -> None:
+        """Compute with the weights in `flat` from now on: nothing is copied, gradients stay where they are."""
+        parameters = dict(self.model.named_parameters())
+        start = 0
+        for name in self.names:
+            part = slice(start, start + parameters[name].numel())
+            parameters[name].data = flat[part].view(parameters[name].shape)
+            start = part.stop
+
     def losses(self, batch: Batch, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weighted loss of a batch and the nll of every target."""
-        states = hidden_states(self.model, batch)
-        head = self.model.get_base_model().get_output_embeddings().weight
-        return weighted_cross_entropy(states[batch.before], head, batch.targets, weights)
+        states = self.states(batch)[batch.before]
+        return weighted_cross_entropy(states, self.head, batch.targets, weights)
 
 
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
