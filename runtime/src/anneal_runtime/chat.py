@@ -18,7 +18,7 @@ from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from anneal_runtime.errors import Refused
 
@@ -59,9 +59,10 @@ class ChatEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.eos_ids = eos_ids
-        self._source = {"template": template, "variables": variables, "eosIds": eos_ids}
+        self._source: dict[str, Any] = {"template": template, "variables": variables, "eosIds": eos_ids}
         self._variables = variables
         self._plain = _without_added_tokens(tokenizer)
+        self._within = _without_leading_space(self._plain)
         self._template = _environment().from_string(template)
         self._plain_markers = self._find_plain_markers()
 
@@ -83,7 +84,11 @@ class ChatEncoder:
         variables = _special_tokens(config)
         eos = _eos_ids(tokenizer, variables, _json(folder / "generation_config.json"))
         if not eos:
-            raise Refused("NoEosToken", "baseModel: tokenizer_config.json names no eos_token; add it there")
+            raise Refused(
+                "NoEosToken",
+                f"spec.baseModel: tokenizer_config.json names {variables.get('eos_token', 'nothing')} as eos_token, "
+                "and tokenizer.json has no such token; name one there that it has",
+            )
         chosen = template or _own_template(folder, config) or "codefuse"
         return cls(tokenizer, CODEFUSE_TEMPLATE if chosen == "codefuse" else chosen, variables, eos)
 
@@ -112,12 +117,33 @@ class ChatEncoder:
             after_answer = answer
         return Encoded(ids, learned)
 
+    def with_tokens(self, tokens: list[str]) -> "ChatEncoder":
+        """Return an encoder whose tokenizer has `tokens` too, as special tokens no text can spell.
+
+        Their ids follow the last one in use.
+        """
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.add_special_tokens(tokens)
+        return ChatEncoder(tokenizer, self._source["template"], self._variables, self.eos_ids)
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that closes a plain text: the end-of-sequence token by name, else the first that ends an answer."""
+        named = self.tokenizer.token_to_id(self._variables.get("eos_token", ""))
+        return self.eos_ids[0] if named is None else int(named)
+
     def encode_document(self, text: str) -> Encoded:
         """Return the ids of a plain text that is learned whole, closed by the end-of-sequence token."""
-        named = self.tokenizer.token_to_id(self._variables.get("eos_token", ""))
-        ids = [*self._plain.encode(text, add_special_tokens=False).ids]
-        ids.append(self.eos_ids[0] if named is None else named)
+        ids = [*self.encode_plain(text).ids, self.end_of_text]
         return Encoded(ids, [True] * len(ids))
+
+    def encode_plain(self, text: str, within: bool = False) -> Encoding:
+        """Return tokens of a text, none of them special, with their places in it.
+
+        Some tokenizers put a space before every text; `within` a document that space is left out.
+        """
+        tokenizer = self._within if within else self._plain
+        return tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, without special tokens."""
@@ -129,7 +155,7 @@ class ChatEncoder:
     def _encode_text(self, text: str) -> list[int]:
         for marker in self._plain_markers:
             text = text.replace(marker, marker[:1] + _BREAK + marker[1:])
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return list(self.encode_plain(text).ids)
 
     def _find_plain_markers(self) -> list[str]:
         """Return the role markers of the template that hold no added token, so that a text could spell them."""
@@ -180,6 +206,30 @@ def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"].isspace()]
     return Tokenizer.from_str(json.dumps(state))
+
+
+def _without_leading_space(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a copy that puts no space before a text."""
+    state = json.loads(tokenizer.to_str())
+    for part in ("normalizer", "pre_tokenizer"):
+        state[part] = _spaceless(state[part])
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _spaceless(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a part of a tokenizer, or a sequence of them, without what puts a space before a text."""
+    match part:
+        case None | {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            return part | {"prepend_scheme": "never"}
+        case {"type": "ByteLevel"}:
+            return part | {"add_prefix_space": False}
+        case {"normalizers": inner}:
+            return part | {"normalizers": [kept for kept in map(_spaceless, inner) if kept]}
+        case {"pretokenizers": inner}:
+            return part | {"pretokenizers": [kept for kept in map(_spaceless, inner) if kept]}
+    return part
 
 
 def _environment() -> jinja2.Environment:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from anneal_api.base import Model, wire
 from anneal_api.outcome import EXIT_CODES, TERMINATION_LIMIT, Outcome
 from anneal_api.runs import ENV_RUN, ENV_TERMINATION_LOG, RUN_PATH
@@ -31,8 +33,23 @@ def _fitting(outcome: Outcome) -> Outcome:
 
 
 def read_run(run_type: type[Run]) -> Run:
-    """Return the run config of this pod."""
-    return run_type.model_validate_json(Path(os.environ.get(ENV_RUN, RUN_PATH)).read_bytes())
+    """Return the run config of this pod.
+
+    Raises:
+        Refused: a key it does not know, or a value that does not fit; all of them are named.
+    """
+    path = Path(os.environ.get(ENV_RUN, RUN_PATH))
+    try:
+        return run_type.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise Refused("InvalidRun", f"{path.name}: {_told(error)}; correct or remove these fields") from error
+
+
+def _told(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}, found {str(found['input'])[:80]}"
+        for found in error.errors()
+    )
 
 
 def report(outcome: Outcome) -> None:

@@ -1,9 +1,10 @@
 """The chat encoder: same ids everywhere, nothing learned but answers, no role forged by a text."""
 
+import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from anneal_runtime.chat import CODEFUSE_TEMPLATE, ChatEncoder
 from anneal_runtime.errors import Refused
@@ -106,3 +107,43 @@ def test_an_unknown_role_is_refused(chatml: ChatEncoder) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="tokenizer.json is missing"):
         ChatEncoder.from_pretrained_folder(tmp_path)
+
+
+def test_a_token_may_be_added_and_no_text_can_spell_it(chatml: ChatEncoder, tmp_path: Path) -> None:
+    highest = max(chatml.tokenizer.get_vocab().values())
+    wider = chatml.with_tokens(["<|gap|>", "<|end|>"])
+    assert [wider.tokenizer.token_to_id(token) for token in ("<|gap|>", "<|end|>")] == [
+        highest + 1,
+        highest + 2,
+    ]
+    assert chatml.tokenizer.token_to_id("<|gap|>") is None
+    wider.save(tmp_path)
+    for encoder in (wider, ChatEncoder.load(tmp_path)):
+        assert encoder.tokenizer.encode("<|gap|>", add_special_tokens=False).ids == [highest + 1]
+        assert highest + 1 not in encoder.encode([{"role": "user", "content": "<|gap|>"}]).ids
+        assert highest + 1 not in encoder.encode_document("a <|gap|> b").ids
+        assert encoder.encode(CHAT) == chatml.encode(CHAT)
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["normalizer", "pre-tokenizer"])
+def test_a_text_within_another_has_no_space_before_it(older: bool) -> None:
+    """SentencePiece tokenizers (Llama 2, Code Llama) put one before every text."""
+    tokenizer = Tokenizer(models.BPE(vocab={"▁": 0, "a": 1, "b": 2}, merges=[]))
+    if older:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.add_special_tokens(["</s>"])
+    encoder = ChatEncoder(tokenizer, CODEFUSE_TEMPLATE, {"eos_token": "</s>"}, [3])
+    assert encoder.encode_plain("a b").ids == [0, 1, 0, 2]
+    assert encoder.encode_plain("a b", within=True).ids == [1, 0, 2]
+    assert encoder.encode_document("a b").ids == [0, 1, 0, 2, 3]
+
+
+def test_a_tokenizer_without_its_end_token_is_refused(tmp_path: Path) -> None:
+    bytes_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    for config, told in (({}, "nothing"), ({"eos_token": "</s>"}, "</s>")):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        with pytest.raises(Refused, match=rf"spec.baseModel: .* names {told} as eos_token") as caught:
+            ChatEncoder.from_pretrained_folder(tmp_path)
+        assert caught.value.reason == "NoEosToken"

@@ -1,5 +1,6 @@
 """The frame of a stage: exit codes and termination messages."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,20 @@ def test_a_result_that_does_not_fit_is_told_as_a_failure(log: Path) -> None:
     assert run_stage(lambda _: Long(text="y" * 5000), Order) == 70
     outcome = Outcome.model_validate_json(log.read_text())
     assert (outcome.verdict, outcome.reason) == ("Failed", "ResultTooLong")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ('{"amount": 2, "amonut": 3}', "run.json: amonut: Extra inputs are not permitted, found 3"),
+        ('{"amount": "two"}', "run.json: amount: .* found two"),
+        ("{", "run.json: the file: Invalid JSON"),
+    ],
+    ids=["unknown key", "wrong value", "not JSON"],
+)
+def test_a_wrong_run_config_is_the_users_error_and_is_named(log: Path, config: str, told: str) -> None:
+    (log.parent / "run.json").write_text(config)
+    assert run_stage(lambda order: order, Order) == 64
+    outcome = Outcome.model_validate_json(log.read_text())
+    assert (outcome.verdict, outcome.reason) == ("Refused", "InvalidRun")
+    assert re.search(told, outcome.message)
