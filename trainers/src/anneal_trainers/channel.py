@@ -20,9 +20,9 @@ class Channel:
         number = os.environ.get(ENV_CHANNEL)
         return cls(None if number is None else int(number))
 
-    def beat(self, phase: str) -> None:
-        """Say that this rank is alive and what it does next."""
-        self.send({"phase": phase})
+    def beat(self, phase: str, batch: str = "") -> None:
+        """Say that this rank is alive and what it does next, and with which micro-batch."""
+        self.send({"phase": phase, "batch": batch})
 
     def send(self, message: dict[str, Any]) -> None:
         """Send one message (below 4 KiB, so that it is written in one piece)."""
