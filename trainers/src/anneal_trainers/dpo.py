@@ -1,9 +1,9 @@
 """Direct preference optimisation (Rafailov et al., arXiv 2305.18290): losses of pairs from log-probabilities.
 
 With m = beta * ((log p(chosen) - log p(rejected)) - (log ref(chosen) - log ref(rejected))), the margin
-between the implicit rewards, a pair's loss is -log sigmoid(m) = log(1 + exp(-m)). Its derivative with respect to
-log p(chosen) is -beta * sigmoid(-m), and with respect to log p(rejected) the negative of it: so a step can
-score all its pairs first, and then train on a plain weighted sum of token losses.
+between the implicit rewards, a pair's loss is -log sigmoid(m) = log(1 + exp(-m)). Its derivative by
+log p(chosen) is -beta * sigmoid(-m), and by log p(rejected) the negative of it: so a step can score all its
+pairs first, and then train on a plain weighted sum of token losses.
 """
 
 import torch

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 
 def should_stop(losses: Sequence[float], patience: int) -> bool:
-    """Say whether training ends, given the validation losses of all checkpoints so far; never with patience 0."""
+    """Say whether training ends, given the validation loss of every checkpoint so far; patience 0: never."""
     if patience == 0 or len(losses) <= patience:
         return False
     before, recent = losses[-patience - 1], losses[-patience:]
