@@ -1,11 +1,17 @@
 """Checkpoints are whole or not there; the newest whole one of one's own run is found."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from anneal_trainers.checkpoint import State, Store
+from anneal_runtime.storage import resolve
+from anneal_trainers import checkpoint
+from anneal_trainers.checkpoint import State, Store, Timer
+from anneal_trainers.staging import Staging
 
 
 def store(folder: Path, attempt: int = 1, keep: int = 2) -> Store:
@@ -105,3 +111,162 @@ def test_a_failed_write_is_raised_at_the_next_save(tmp_path: Path) -> None:
     (tmp_path / "attempt-1").write_text("a file where the folder must be")
     with pytest.raises(OSError):
         save(store(tmp_path), 1)
+
+
+def trained() -> tuple[torch.Tensor, torch.optim.Optimizer]:
+    """Return weights and their optimizer after one step, as a run holds them."""
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.randn(1000))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.randn(1000)
+    optimizer.step()
+    return parameter.data, optimizer
+
+
+def test_the_bytes_are_those_of_a_synchronous_save(tmp_path: Path) -> None:
+    live = checkpoint.live_tensors(*trained())
+    assert sorted(live) == ["adapter", "exp_avg", "exp_avg_sq", "step"]
+    target, state = store(tmp_path / "a"), State(step=7, losses=[0.1, 2.0])
+    target.save(state, live)
+    target.wait()
+    checkpoint.write(f"file://{tmp_path}/b", State(step=7, losses=[0.1, 2.0], run="run"), live)
+    save_file(live, tmp_path / "plain")
+    folder = tmp_path / "a" / "attempt-1" / "step-00000007"
+    for name in ("state.json", "state.safetensors"):
+        assert (folder / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert (folder / "state.safetensors").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+def test_what_is_restored_goes_on_as_what_was_saved(tmp_path: Path) -> None:
+    flat, optimizer = trained()
+    target = store(tmp_path)
+    target.save(State(step=1), checkpoint.live_tensors(flat, optimizer))
+    target.wait()
+    again, fresh = trained()
+    again.zero_()
+    found = target.newest()
+    assert found is not None
+    checkpoint.restore(found[1], again, fresh)
+    for weights, adam in ((flat, optimizer), (again, fresh)):
+        parameter = adam.param_groups[0]["params"][0]
+        parameter.data, parameter.grad = weights, torch.ones(1000)
+        adam.step()
+    assert torch.equal(flat, again)
+
+
+def test_tensors_that_change_once_they_are_staged_do_not_reach_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, write = threading.Event(), checkpoint.write
+
+    def late(*arguments: Any) -> None:
+        assert changed.wait(20)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write", late)
+    target, live = store(tmp_path), {"adapter": torch.ones(5)}
+    target.save(State(step=1), live)
+    target.staged()
+    live["adapter"].zero_()
+    changed.set()
+    target.wait()
+    assert (found := target.newest()) is not None
+    assert found[1]["adapter"].tolist() == [1.0] * 5
+
+
+def test_staged_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    may_copy, copy = threading.Event(), Staging.copy
+
+    def late(*arguments: Any) -> Any:
+        assert may_copy.wait(20)
+        told.append("copied")
+        return copy(*arguments)
+
+    monkeypatch.setattr(Staging, "copy", late)
+    target = store(tmp_path)
+    target.save(State(step=1), {"adapter": torch.ones(5)})
+    waiting = threading.Thread(target=lambda: (target.staged(), told.append("staged")))
+    waiting.start()
+    may_copy.set()
+    waiting.join()
+    assert told == ["copied", "staged"]
+
+
+def test_a_save_waits_for_the_one_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    second, write = threading.Event(), checkpoint.write
+
+    def noted(uri: str, state: State, tensors: Any) -> None:
+        told.append(f"begin {state.step}")
+        (second.set if state.step == 2 else lambda: second.wait(0.3))()
+        write(uri, state, tensors)
+        told.append(f"end {state.step}")
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    target = store(tmp_path)
+    for step in (1, 2):
+        target.save(State(step=step), {"adapter": torch.full((5,), float(step))})
+    target.wait()
+    assert told == ["begin 1", "end 1", "begin 2", "end 2"]
+    assert [found[1]["adapter"][0] for n in (1, 2) if (found := target.at(n))] == [1.0, 2.0]
+
+
+def test_staging_buffers_are_kept_until_a_shape_changes() -> None:
+    staging = Staging()
+    places = []
+    for size in (5, 5, 7):
+        live = {"adapter": torch.ones(size)}
+        copied = staging.copy(live, staging.mark(live))
+        places.append((copied["adapter"].data_ptr(), copied["adapter"].shape[0]))
+    assert places[0] == places[1]
+    assert places[2] != places[1]
+
+
+def test_a_copy_that_fails_lets_the_loop_on_and_is_raised_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise MemoryError("no room to copy to")
+
+    monkeypatch.setattr(Staging, "copy", fails)
+    target = store(tmp_path)
+    target.save(State(step=1), {"adapter": torch.ones(5)})
+    target.staged()
+    with pytest.raises(MemoryError):
+        target.save(State(step=2), {"adapter": torch.ones(5)})
+
+
+def test_the_ledger_is_written_before_the_checkpoint_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "attempt-1" / "ledger" / "step-00000002.jsonl"
+    seen: list[bool] = []
+    monkeypatch.setattr(checkpoint, "write", lambda *_: seen.append(part.exists()))
+    target = store(tmp_path)
+    target.save(State(step=2), {"adapter": torch.ones(5)}, ['{"step": 1}', '{"step": 2}'])
+    target.wait()
+    assert seen == [True]
+    assert part.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_store_of_objects_keeps_checkpoints_too() -> None:
+    target = Store("memory://bucket/runs", 1, "run", 1)
+    try:
+        for step in (1, 2, 3):
+            save(target, step, best=1)
+        found = target.newest()
+        assert found is not None
+        assert (found[0].step, found[1]["adapter"].tolist()) == (3, [3.0] * 5)
+        assert target.at(1) is not None
+        assert target.at(2) is None
+    finally:
+        filesystem, path = resolve("memory://bucket")
+        filesystem.rm(path, recursive=True)
+
+
+def test_checkpoints_by_the_clock_are_due_once_each_interval() -> None:
+    times = iter([0.0, 59.0, 60.0, 61.0, 119.9, 300.0, 301.0])
+    timer = Timer(1, lambda: next(times))
+    assert [timer.due() for _ in range(6)] == [False, True, False, False, True, False]
+    assert not Timer(None, lambda: 1e9).due()
