@@ -13,6 +13,7 @@ each answer; `<s>human` and `<s>bot` are plain text there, not special tokens.
 import itertools
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,6 @@ class ChatEncoder:
         self._source: dict[str, Any] = {"template": template, "variables": variables, "eosIds": eos_ids}
         self._variables = variables
         self._plain = _without_added_tokens(tokenizer)
-        self._within = _without_leading_space(self._plain)
         self._template = _environment().from_string(template)
         self._plain_markers = self._find_plain_markers()
 
@@ -144,6 +144,10 @@ class ChatEncoder:
         """
         tokenizer = self._within if within else self._plain
         return tokenizer.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _within(self) -> Tokenizer:
+        return _without_leading_space(self._plain)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, without special tokens."""

@@ -1,8 +1,10 @@
 """Every accepted shape of row, and what a wrong one is told."""
 
+from typing import Any
+
 import pytest
 
-from anneal_trainers.formats import PAIRS, WrongRow, detect, to_row
+from anneal_trainers.formats import PAIRS, Messages, WrongRow, detect, to_row
 
 QUESTION, ANSWER = ("user", "q"), ("assistant", "a")
 
@@ -57,5 +59,79 @@ def test_a_wrong_row_is_told_what_was_expected(row: object, shape: str, told: st
 
 
 def test_an_unknown_shape_names_the_keys_found() -> None:
-    with pytest.raises(WrongRow, match=r"found the keys \['chosen', 'rejected'\]"):
-        detect({"rejected": "b", "chosen": "a"})
+    with pytest.raises(WrongRow, match=r"found the keys \['chosen', 'refused'\]"):
+        detect({"refused": "b", "chosen": "a"})
+
+
+GOOD, BAD = ("assistant", "good"), ("assistant", "bad")
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+FIRST = [message("user", "q"), message("assistant", "a"), message("user", "q2")]
+FIRST_READ = (QUESTION, ANSWER, ("user", "q2"))
+
+
+@pytest.mark.parametrize("name", ["prompt", "question", "instruction", "input"])
+def test_a_preference_is_a_chat_with_two_last_answers(name: str) -> None:
+    row = {name: "q", "chosen": "good", "rejected": "bad"}
+    assert detect(row) == "preference"
+    read = to_row(row, "preference")
+    assert (read.messages, read.rejected) == ((QUESTION, GOOD), (QUESTION, BAD))
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"system": "s", "prompt": "q"}, (("system", "s"), QUESTION)),
+        ({"messages": FIRST}, FIRST_READ),
+        ({"prompt": FIRST, "system": "s"}, (("system", "s"), *FIRST_READ)),
+        ({"chosen": [*FIRST, message("assistant", "good")]}, FIRST_READ),
+        ({"prompt": FIRST, "chosen": [*FIRST, message("assistant", "good")]}, FIRST_READ),
+        ({"prompt": "q", "chosen": [message("gpt", "good")]}, (QUESTION,)),
+    ],
+    ids=["system", "messages", "prompt of messages", "conversations", "both", "answer as a message"],
+)
+def test_preferences_of_texts_and_of_messages_are_one(row: dict[str, Any], prompt: Messages) -> None:
+    chosen = row.get("chosen", "good")
+    rejected = [*chosen[:-1], message("assistant", "bad")] if isinstance(chosen, list) else "bad"
+    read = to_row(row | {"chosen": chosen, "rejected": rejected}, "preference")
+    assert (read.messages, read.rejected) == ((*prompt, GOOD), (*prompt, BAD))
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "q", "chosen": "a"}, "expected rejected to be a string"),
+        ({"chosen": "a", "rejected": "b"}, "expected chosen to be an optional system message"),
+        (
+            {"prompt": "q", "chosen": [message("user", "other"), message("bot", "a")], "rejected": "b"},
+            "begin with",
+        ),
+        (
+            {
+                "chosen": [message("user", "q"), message("bot", "a")],
+                "rejected": [message("user", "p"), message("bot", "a")],
+            },
+            "differ in their last message alone",
+        ),
+        ({"messages": [message("bot", "x")], "chosen": "a", "rejected": "b"}, "in turn"),
+    ],
+)
+def test_a_wrong_preference_is_told_what_was_expected(row: object, told: str) -> None:
+    with pytest.raises(WrongRow, match=told):
+        to_row(row, "preference")
+
+
+@pytest.mark.parametrize("value", [3, 0.25, None])
+def test_a_row_may_say_how_difficult_it_is(value: float | None) -> None:
+    row = {"text": "t"} | ({} if value is None else {"difficulty": value})
+    assert to_row(row, "text").difficulty == value
+
+
+@pytest.mark.parametrize("value", ["hard", True, [1], float("nan"), float("inf")])
+def test_a_difficulty_that_is_no_number_is_told(value: object) -> None:
+    with pytest.raises(WrongRow, match="expected difficulty to be a finite number, found"):
+        to_row({"text": "t", "difficulty": value}, "text")

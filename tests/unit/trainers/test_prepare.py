@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anneal_api.finetunejob import Data
 from anneal_api.finetunejob import Split as Shares
-from anneal_runtime.chat import Encoded
 from anneal_runtime.errors import Refused
 from anneal_trainers import base_model, dataset, prepare
 from anneal_trainers.formats import Row
-from anneal_trainers.prepare import fit, part_of
+from anneal_trainers.prepare import part_of
 from anneal_trainers.tuned import dataset_folder
 
 
@@ -77,16 +75,6 @@ def test_a_second_preparation_publishes_the_same(make_run: Any, tmp_path: Path) 
     first = prepare.prepare(make_run())
     other = prepare.prepare(make_run(output={"uri": f"file://{tmp_path}/elsewhere"}))
     assert first.artifact.digest == other.artifact.digest
-
-
-@pytest.mark.parametrize(("policy", "sizes"), [("truncate", [4]), ("drop", []), ("split", [4, 4, 2])])
-def test_over_length_rows_follow_the_policy(policy: Any, sizes: list[int]) -> None:
-    data = Data.model_construct(max_length=4, over_length=policy)
-    encoded = Encoded(list(range(10)), [True] * 10)
-    pieces = fit(encoded, data)
-    assert [len(piece.ids) for piece in pieces] == sizes
-    assert [i for piece in pieces for i in piece.ids] == list(range(sum(sizes)))
-    assert fit(Encoded([1, 2], [False, True]), data) == [Encoded([1, 2], [False, True])]
 
 
 def test_over_length_rows_are_counted_and_none_left_is_refused(make_run: Any) -> None:

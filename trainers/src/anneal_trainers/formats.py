@@ -1,8 +1,10 @@
-"""Rows of every accepted shape become one: a chat, or a plain text.
+"""Rows of every accepted shape become one: a chat, two of them to choose from, or a plain text.
 
 Shapes: `chat_rounds` (CodeFuse: human|user and bot|assistant|gpt in turn after an optional system),
 `messages` (OpenAI), `pair` (a question and an answer under one of the names below, optional system)
-and `text`. An optional key `group` keeps rows of one origin in one part of the split; an optional number
+`text`, and `preference`: a prompt (a text under one of the names below, or messages, with an optional
+system), a `chosen` and a `rejected` answer (texts, messages to follow the prompt, or whole conversations
+that differ in their last message; the conventions of TRL and OpenAI). An optional key `group` keeps rows of one origin in one part of the split; an optional number
 `difficulty` is what a curriculum orders the rows of a task by.
 """
 
@@ -22,6 +24,7 @@ PAIRS = (
     ("question", "answer"),
     ("query", "answer"),
 )
+PROMPTS = ("prompt", "question", "instruction", "input", "messages")
 ROLES = {
     "system": "system",
     "human": "user",
@@ -36,19 +39,32 @@ class WrongRow(ValueError):
     """A row that is not of the expected shape; the message says what was expected."""
 
 
+Messages = tuple[tuple[str, str], ...]
+"""Role and text of each message of a chat."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One row: `messages` of a chat, or a `text` when there are none."""
+    """One row: `messages` of a chat, or a `text` when there are none.
 
-    messages: tuple[tuple[str, str], ...]
+    Of a preference, `messages` ends with the chosen answer, and `rejected` is the same chat with the other.
+    """
+
+    messages: Messages
     text: str = ""
     group: str | None = None
     difficulty: float | None = None
+    rejected: Messages = ()
 
     @property
     def chat(self) -> list[dict[str, str]]:
         """The messages as chat templates take them."""
-        return [{"role": role, "content": content} for role, content in self.messages]
+        return _chat(self.messages)
+
+    @property
+    def rejected_chat(self) -> list[dict[str, str]]:
+        """The same of `rejected`."""
+        return _chat(self.rejected)
 
 
 def detect(value: Any) -> DataFormat:
@@ -58,6 +74,8 @@ def detect(value: Any) -> DataFormat:
         WrongRow: it has none of the known shapes.
     """
     row = _object(value)
+    if "chosen" in row and "rejected" in row:
+        return "preference"
     if "chat_rounds" in row:
         return "chat_rounds"
     if "messages" in row:
@@ -67,8 +85,8 @@ def detect(value: Any) -> DataFormat:
     if "text" in row:
         return "text"
     raise WrongRow(
-        "expected a row with chat_rounds, messages, text or a pair such as instruction and output; "
-        f"found the keys {sorted(row)[:8]}"
+        "expected a row with chat_rounds, messages, text, chosen and rejected, or a pair such as instruction "
+        f"and output; found the keys {sorted(row)[:8]}"
     )
 
 
@@ -82,9 +100,16 @@ def to_row(value: Any, shape: DataFormat) -> Row:
     about = {"group": _group(row), "difficulty": _difficulty(row)}
     if shape == "text":
         return Row((), _string(row, "text"), **about)
+    if shape == "preference":
+        chosen, rejected = _preference(row)
+        return Row(chosen, rejected=rejected, **about)
     if shape == "pair":
         return Row(_pair(row), **about)
     return Row(_rounds(row, "chat_rounds" if shape == "chat_rounds" else "messages"), **about)
+
+
+def _chat(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
 
 
 def _group(row: dict[str, Any]) -> Any:
@@ -115,23 +140,61 @@ def _string(row: dict[str, Any], key: str) -> str:
     return value
 
 
-def _pair(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _system(row: dict[str, Any]) -> Messages:
+    return (("system", _string(row, "system")),) if row.get("system") else ()
+
+
+def _pair(row: dict[str, Any]) -> Messages:
     names = next(((a, b) for a, b in PAIRS if a in row and b in row), None)
     if names is None:
         accepted = ", ".join("/".join(pair) for pair in PAIRS)
         raise WrongRow(f"expected one of the pairs {accepted}; found the keys {sorted(row)[:8]}")
-    turns = (("user", _string(row, names[0])), ("assistant", _string(row, names[1])))
-    return (("system", _string(row, "system")), *turns) if row.get("system") else turns
+    return (*_system(row), ("user", _string(row, names[0])), ("assistant", _string(row, names[1])))
 
 
-def _rounds(row: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+def _preference(row: dict[str, Any]) -> tuple[Messages, Messages]:
+    prompt = _prompt(row)
+    chosen, rejected = (_conversation(row, key, prompt) for key in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1]:
+        raise WrongRow("expected chosen and rejected to differ in their last message alone")
+    return chosen, rejected
+
+
+def _prompt(row: dict[str, Any]) -> Messages:
+    """Return what the answers of a preference follow; nothing where they are whole conversations."""
+    name = next((name for name in PROMPTS if name in row), None)
+    if name is None:
+        return ()
+    if isinstance(row[name], list):
+        return (*_system(row), *_messages(row, name))
+    return (*_system(row), ("user", _string(row, name)))
+
+
+def _conversation(row: dict[str, Any], key: str, prompt: Messages) -> Messages:
+    if not isinstance(row.get(key), list):
+        return _alternating((*prompt, ("assistant", _string(row, key))), key)
+    messages = _messages(row, key)
+    if messages[0][0] == "assistant":
+        return _alternating((*prompt, *messages), key)
+    if prompt and messages[:-1] != prompt:
+        raise WrongRow(f"expected {key} to be an answer, or to begin with the prompt of the row")
+    return _alternating(messages, key)
+
+
+def _rounds(row: dict[str, Any], key: str) -> Messages:
+    return _alternating(_messages(row, key), key)
+
+
+def _messages(row: dict[str, Any], key: str) -> Messages:
     rounds = row.get(key)
     if not isinstance(rounds, list) or not rounds:
         raise WrongRow(f"expected {key} to be a list of messages, found {_shown(rounds)}")
-    messages = tuple(_message(message, key) for message in rounds)
+    return tuple(_message(message, key) for message in rounds)
+
+
+def _alternating(messages: Messages, key: str) -> Messages:
     turns = [role for role, _ in messages[messages[0][0] == "system" :]]
-    wanted = ["user", "assistant"] * (len(turns) // 2)
-    if not turns or turns != wanted:
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         raise WrongRow(
             f"expected {key} to be an optional system message and then user and assistant in turn, "
             f"ending with assistant; found {[role for role, _ in messages][:8]}"

@@ -20,7 +20,8 @@ from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
-from anneal_trainers import base_model, sources
+from anneal_trainers import base_model, consistency, fim, sources
+from anneal_trainers.formats import Row
 
 SAMPLE_ROWS = 200
 """Rows of a task whose shape and chat are checked here; prepare checks all of them."""
@@ -39,6 +40,7 @@ def cache_folder() -> Path:
 def inspect(run: FineTuneRun) -> FineTuneInspection:
     """Return digests, sizes, keys, and what is published."""
     spec = run.spec
+    consistency.check(spec)
     if reasons := unsupported.refused(spec):
         raise Refused("NotImplemented", "; ".join(reasons))
     base = sources.base_uri(spec.base_model)
@@ -47,7 +49,8 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     encoder = ChatEncoder.from_pretrained_folder(
         base_model.tokenizer_folder(spec, cache_folder()), spec.chat_template
     )
-    tasks = [task_facts(task, encoder) for task in spec.tasks]
+    encoder, _ = fim.widened(spec.tasks, encoder)
+    tasks = [task_facts(task, encoder, spec.optimization.objective) for task in spec.tasks]
     digest = identity(base)
     keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks})
     found = _published(run, keys)
@@ -61,18 +64,45 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     )
 
 
-def task_facts(task: Task, encoder: ChatEncoder) -> TaskFacts:
+def task_facts(task: Task, encoder: ChatEncoder, objective: str) -> TaskFacts:
     """Return the digest of the task's data and how many rows it has; the first rows are checked whole."""
+    fim.filler(task, encoder)
     checked = 0
     with contextlib.closing(sources.rows(task)) as rows:
         for row in itertools.islice(rows, SAMPLE_ROWS):
             checked += 1
-            if row.messages:
-                encoder.encode(row.chat)
+            check_use(task, row, objective)
+            for chat in filter(None, (row.chat, row.rejected_chat)):
+                encoder.encode(chat)
     if not checked:
-        raise Refused("InvalidRows", f"task {task.name}: {task.data.uri} holds no rows")
+        raise Refused(
+            "InvalidRows",
+            f"task {task.name}: {task.data.uri} holds no rows; check spec.tasks[].data.uri or remove the task",
+        )
     count = sum(1 for _ in sources.lines(task)) if checked == SAMPLE_ROWS else checked
     return TaskFacts(name=task.name, digest=identity(task.data.uri), rows=count)
+
+
+def check_use(task: Task, row: Row, objective: str) -> None:
+    """Raise Refused where a row is of a kind that the run has no use for."""
+    if row.rejected and objective != "dpo":
+        raise Refused(
+            "PreferenceRows",
+            f"spec.tasks[].data.format: the rows of {task.name} are preferences (chosen and rejected), which "
+            f"spec.optimization.objective {objective} cannot use; choose objective dpo or other rows",
+        )
+    if not row.rejected and objective == "dpo":
+        raise Refused(
+            "NoPreferenceRows",
+            f"spec.tasks[].data.format: the rows of {task.name} have no chosen and rejected answer, which "
+            "spec.optimization.objective dpo compares; choose objective supervised or rows of preferences",
+        )
+    if row.messages and task.fim.rate:
+        raise Refused(
+            "FimOnChats",
+            f"spec.tasks[].fim: rate {task.fim.rate:g} in {task.name}, whose rows are chats; fill in the middle is "
+            "for rows of plain text: remove fim or give the task such rows",
+        )
 
 
 def read_scores(artifact: ArtifactRef) -> list[Score]:

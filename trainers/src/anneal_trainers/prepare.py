@@ -1,7 +1,7 @@
 """Rows become token ids, once: every later stage and every rank maps the same files.
 
-A row's part is chosen by the hash of its content (or of its `group`), so identical rows, in whatever
-task, fall in one part, and adding rows never moves others. Groups and cut rows can still bring the
+A row's part is chosen by the hash of its content (or of its `group`, or of a preference's prompt), so
+identical rows, in whatever task, fall in one part, and adding rows never moves others. Groups and cut rows can still bring the
 same ids into two parts: the held-out copy is dropped and counted, so no part holds a row of another.
 """
 
@@ -14,43 +14,68 @@ from typing import Any
 import numpy as np
 
 from anneal_api.artifacts import STAGE_KINDS, Producer
-from anneal_api.finetunejob import Data
 from anneal_api.finetunejob import Split as Shares
+from anneal_api.finetunejob import Task
 from anneal_api.outcome import FineTuneInspection, PublishResult
 from anneal_api.runs import FineTuneRun
 from anneal_api.version import VERSION
 from anneal_runtime.artifacts import publishing
-from anneal_runtime.chat import ChatEncoder, Encoded
+from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
-from anneal_trainers import base_model, sources
-from anneal_trainers.dataset import ROWS_FILE, SPLITS, SplitName, SplitWriter, token_type
+from anneal_trainers import base_model, fim, sources
+from anneal_trainers.dataset import ROWS_FILE, SPLITS, Dropped, SplitName, SplitWriter, token_type
 from anneal_trainers.formats import Row
 from anneal_trainers.inspect_stage import cache_folder
+from anneal_trainers.units import Unit, UnitMaker, content_digest
 
 
 @dataclass
 class TaskCount:
-    """What became of one task's rows."""
+    """What became of one task's rows.
+
+    Units, rows and tokens are counted by split, `dropped` source rows by reason, `forms` documents by what
+    fill-in-the-middle made of them; `over_length` source rows met the over-length policy.
+    """
 
     name: str
     units: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
     over_length: int = 0
-    pieces_without_targets: int = 0
+    emptied_pieces: int = 0
+
+    def add(self, unit: Unit, part: SplitName) -> None:
+        """Count a source row."""
+        self.over_length += unit.over_length
+        self.emptied_pieces += unit.emptied
+        self.forms[unit.form] += 1
+        if unit.dropped:
+            self.dropped[unit.dropped] += 1
+            return
+        self.units[part] += 1
+        self.rows[part] += len(unit.pieces)
+        self.tokens[part] += sum(len(piece.ids) for piece in unit.pieces)
+
+    def drop(self, gone: Dropped, part: SplitName) -> None:
+        """Count a unit that was taken out of `part` again."""
+        self.units[part] -= 1
+        self.rows[part] -= gone.rows
+        self.tokens[part] -= gone.tokens
+        self.dropped["inAnotherPart"] += 1
 
     def dump(self) -> dict[str, Any]:
         """Return the counts as JSON."""
+        by_split = {"units": self.units, "rows": self.rows, "tokens": self.tokens}
         return {
             "name": self.name,
-            "units": {name: self.units[name] for name in SPLITS},
-            "rows": {name: self.rows[name] for name in SPLITS},
-            "tokens": {name: self.tokens[name] for name in SPLITS},
+            **{what: {name: count[name] for name in SPLITS} for what, count in by_split.items()},
             "dropped": dict(sorted(self.dropped.items())),
+            "forms": dict(sorted(self.forms.items())),
             "overLength": self.over_length,
-            "piecesWithoutTargets": self.pieces_without_targets,
+            "emptiedPieces": self.emptied_pieces,
         }
 
 
@@ -77,7 +102,7 @@ def prepare(run: FineTuneRun) -> PublishResult:
     """Tokenise, split and publish the rows of all tasks."""
     facts, spec = inspection(run), run.spec
     folder = base_model.tokenizer_folder(spec, cache_folder())
-    encoder = ChatEncoder.from_pretrained_folder(folder, spec.chat_template)
+    encoder, added = fim.widened(spec.tasks, ChatEncoder.from_pretrained_folder(folder, spec.chat_template))
     inputs = {"base": facts.base_digest} | {f"task/{task.name}": task.digest for task in facts.tasks}
     with publishing(
         spec.output.uri,
@@ -87,9 +112,10 @@ def prepare(run: FineTuneRun) -> PublishResult:
         producer=producer(run, "prepare"),
         inputs=inputs,
     ) as publication:
-        writers = {name: SplitWriter(token_type(facts.shape.vocabulary)) for name in SPLITS}
+        ids = token_type(max(facts.shape.vocabulary, *(number + 1 for number in added.values()), 0))
+        writers = {name: SplitWriter(ids) for name in SPLITS}
         counts = [
-            _add_task(index, task.name, sources.rows(task), encoder, spec.data, writers)
+            _add_task(task, index, UnitMaker(encoder, spec.data, fim.filler(task, encoder)), writers)
             for index, task in enumerate(spec.tasks)
         ]
         hold_apart(writers, counts)
@@ -99,22 +125,11 @@ def prepare(run: FineTuneRun) -> PublishResult:
         encoder.save(publication.folder)
         publication.metadata = {
             "tasks": [count.dump() for count in counts],
-            "addedTokens": {},
+            "addedTokens": added,
             "objective": spec.optimization.objective,
         }
         (publication.folder / ROWS_FILE).write_text(json.dumps(publication.metadata, indent=1) + "\n")
     return PublishResult(artifact=publication.published)
-
-
-def encode_row(row: Row, encoder: ChatEncoder) -> Encoded:
-    """Return the ids of a row: a chat by the template, a plain text whole and closed by the end token."""
-    return encoder.encode(row.chat) if row.messages else encoder.encode_document(row.text)
-
-
-def content_digest(row: Row) -> bytes:
-    """Return the sha256 of a row's content."""
-    content = json.dumps([row.messages, row.text], ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).digest()
 
 
 def ids_digest(ids: list[int]) -> bytes:
@@ -131,57 +146,23 @@ def part_of(row: Row, shares: Shares) -> SplitName:
     return "validation" if place < shares.train + shares.validation else "test"
 
 
-def fit(encoded: Encoded, data: Data) -> list[Encoded]:
-    """Return what the over-length policy leaves of a row: nothing, itself, or pieces."""
-    length = len(encoded.ids)
-    if length <= data.max_length:
-        return [encoded]
-    if data.over_length == "drop":
-        return []
-    starts = range(0, length, data.max_length) if data.over_length == "split" else range(1)
-    return [
-        Encoded(encoded.ids[s : s + data.max_length], encoded.learned[s : s + data.max_length])
-        for s in starts
-    ]
-
-
 def hold_apart(writers: dict[SplitName, SplitWriter], counts: list[TaskCount]) -> None:
     """Drop validation units with a row that is a training row too, and test units with one of either."""
     seen: set[bytes] = set()
     for name in SPLITS:
         for gone in writers[name].drop(seen):
-            count = counts[gone.task]
-            count.units[name] -= 1
-            count.rows[name] -= gone.rows
-            count.tokens[name] -= gone.tokens
-            count.dropped["inAnotherPart"] += 1
+            counts[gone.task].drop(gone, name)
         seen.update(writers[name].digests)
 
 
-def _add_task(
-    index: int,
-    name: str,
-    rows: Any,
-    encoder: ChatEncoder,
-    data: Data,
-    writers: dict[SplitName, SplitWriter],
-) -> TaskCount:
-    count = TaskCount(name)
-    for row in rows:
-        encoded = encode_row(row, encoder)
-        count.over_length += len(encoded.ids) > data.max_length
-        pieces = fit(encoded, data)
-        kept = [piece for piece in pieces if any(piece.learned[1:])]
-        count.dropped["overLength"] += not pieces
-        count.dropped["nothingLearned"] += bool(pieces) and not kept
-        count.pieces_without_targets += len(pieces) - len(kept) if kept else 0
-        if kept:
-            part = part_of(row, data.split)
-            writers[part].add(kept, index, [ids_digest(piece.ids) for piece in kept], row.difficulty)
-            count.units[part] += 1
-            count.rows[part] += len(kept)
-            count.tokens[part] += sum(len(piece.ids) for piece in kept)
-    count.dropped = +count.dropped
+def _add_task(task: Task, index: int, maker: UnitMaker, writers: dict[SplitName, SplitWriter]) -> TaskCount:
+    count = TaskCount(task.name)
+    for row in sources.rows(task):
+        unit, part = maker.unit(row), part_of(row, maker.data.split)
+        count.add(unit, part)
+        if unit.pieces:
+            digests = [ids_digest(piece.ids) for piece in unit.pieces]
+            writers[part].add(unit.pieces, index, digests, row.difficulty)
     return count
 
 

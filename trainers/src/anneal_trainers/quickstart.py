@@ -2,8 +2,8 @@
 
 describe    a function, to be described: the answer is the summary line of its docstring
 implement   name, signature and docstring of a function, to be written
-fill        a function with a gap of whole lines, to be filled in (fill in the middle as an
-            instruction: text before <gap>, text after it; the answer is the missing lines)
+fill        a function with a gap of whole lines, to be filled in (worded as fill in the middle as an
+            instruction is: see fim.py)
 
 Rows name their module and carry it as `group`, so held-out rows are of held-out modules. The same
 interpreter gives the same bytes.
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anneal_runtime.storage import join, resolve
+from anneal_trainers import fim
 
 ROWS = 400
 """Rows of a task; chosen by hash among all functions that qualify."""
@@ -132,10 +133,9 @@ def _fill(function: Function) -> tuple[str, str]:
     size = 1 + seed % max(1, min(4, len(lines) - 1))
     starts = [n for n, line in enumerate(lines[: len(lines) - size + 1]) if line.strip()]
     start = starts[(seed >> 16) % len(starts)]
-    before = "\n".join([function.signature, *lines[:start]])
-    after = "\n".join(lines[start + size :])
-    gapped = "\n".join(part for part in (before, "<gap>", after) if part)
-    instruction = f"Fill the gap in this function of the module {function.module}.\n\n{gapped}"
+    before = "".join(f"{line}\n" for line in [function.signature, *lines[:start]])
+    after = "".join(f"\n{line}" for line in lines[start + size :])
+    instruction = fim.request(before, after, f"function of the module {function.module}")
     return instruction, "\n".join(lines[start : start + size])
 
 
