@@ -61,7 +61,10 @@ def test_tensorboard_files_reach_a_store_of_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*filesystem:FutureWarning")
-def test_mlflow_gets_every_step_once_and_all_attempts_are_one_run(tmp_path: Path) -> None:
+def test_mlflow_gets_every_step_once_and_all_attempts_are_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = f"file://{tmp_path}"
     attempts(lambda _: MLflow(run_with(mlflowUri=uri)))
     client = mlflow.MlflowClient(tracking_uri=uri)
