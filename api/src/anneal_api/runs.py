@@ -83,7 +83,11 @@ class Progress(Model):
     loss: float | None = None
     validation_loss: float | None = None
     task_losses: dict[str, float] = {}
+    stage: str = ""
+    passes: dict[str, float] = {}
+    """How often each task's rows have been taken in the stage."""
     learning_rate: float | None = None
+    gradient_norm: float | None = None
     tokens_per_second: float | None = None
     latest_checkpoint: int | None = None
     best_checkpoint: int | None = None

@@ -1,6 +1,7 @@
 """What a run does around its steps: who decides where it goes on, when it validates, when ranks may leave."""
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,13 +16,14 @@ import torch
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_runtime.errors import TryAgain
-from anneal_trainers import checkpoint, loop
+from anneal_trainers import assess, checkpoint, loop
 from anneal_trainers.channel import Channel
 from anneal_trainers.dataset import Split
 from anneal_trainers.group import Group
-from anneal_trainers.model import Trainee
+from anneal_trainers.resume import layout, resume
 
-ROWS = 8
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from linear_model import linear, make_split
 
 
 class Meeting:
@@ -45,27 +47,9 @@ class Meeting:
         return Thread(number, 2)
 
 
-def split() -> Split:
-    """Return rows of two tokens, the second of them learned."""
-    return Split(
-        tokens=np.arange(2 * ROWS).astype(np.uint16),
-        learned=np.tile(np.asarray([0, 1], np.uint8), ROWS),
-        offsets=np.arange(0, 2 * ROWS + 1, 2, dtype=np.int64),
-        tasks=(np.arange(ROWS) % 2).astype(np.int32),
-        digests=np.zeros((ROWS, 32), np.uint8),
-        units=np.arange(ROWS + 1),
-        difficulty=np.zeros(ROWS, np.float32),
-    )
-
-
-class Quadratic(Trainee):
-    """A model of four weights: a target's nll is the squared distance of the weights to 1, times its id."""
-
-    def losses(self, batch: Any, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        leaf = self.flat.detach().requires_grad_(True)
-        leaf.grad = self.gradient
-        nll = (leaf - 1).square().sum() * batch.targets.to(leaf.dtype)
-        return (nll * weights).sum(), nll.detach()
+def split(seed: int = 0) -> Split:
+    """Return rows of two tasks and of several lengths."""
+    return make_split([4, 6, 2, 8, 5, 3, 7, 4], [0, 1] * 4, seed=seed)
 
 
 def make_run(folder: Path, group: Group | None = None, attempt: int = 1, **spec: Any) -> loop.Run:
@@ -79,12 +63,14 @@ def make_run(folder: Path, group: Group | None = None, attempt: int = 1, **spec:
         spec=FineTuneJobSpec.model_validate(fields | spec),
         tasks=["a", "b"],
         train=split(),
-        validation=split(),
-        trainee=Quadratic(torch.nn.Linear(1, 1), ["w"], torch.zeros(4), torch.zeros(4)),
+        validation=split(seed=1),
+        trainee=linear(),
         group=group or Group(),
         store=checkpoint.Store(f"file://{folder}", attempt, "run", 2),
         channel=Channel(None),
         stop=loop.StopFlag(),
+        timer=checkpoint.Timer(None),
+        attempt=attempt,
     )
 
 
@@ -101,15 +87,14 @@ def both(work: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(caught, (0, 1)))
 
 
-def resumed(run: loop.Run) -> checkpoint.State:
-    parameter = torch.nn.Parameter(run.trainee.flat)
-    return loop.resume(run, torch.optim.AdamW([parameter]))
+def resumed(run: loop.Run) -> checkpoint.State | None:
+    return resume(run.store, run.group, run.trainee, loop.make_optimizer(run.trainee))
 
 
 def save(folder: Path, step: int, value: float = 0.0) -> None:
     store = checkpoint.Store(f"file://{folder}", 1, "run", 9)
-    layout = loop.layout(make_run(folder).trainee)
-    store.save(checkpoint.State(step=step, layout=layout), {"adapter": torch.full((4,), value)})
+    state = checkpoint.State(step=step, layout=layout(linear()))
+    store.save(state, {"adapter": torch.full((16,), value, dtype=torch.float64)})
     store.wait()
 
 
@@ -120,7 +105,7 @@ def test_rank_0_decides_which_checkpoint_all_restore(tmp_path: Path) -> None:
     meeting = Meeting()
     runs = [make_run(tmp_path / str(rank), meeting.rank(rank)) for rank in (0, 1)]
     assert [state.step for state in both(lambda rank: resumed(runs[rank]))] == [2, 2]
-    assert [run.trainee.flat.tolist() for run in runs] == [[2.0] * 4] * 2
+    assert [run.trainee.flat.tolist() for run in runs] == [[2.0] * 16] * 2
 
 
 @pytest.mark.parametrize(("step", "value"), [(1, 2.0), (2, 9.0)], ids=["absent", "of other content"])
@@ -134,14 +119,14 @@ def test_a_checkpoint_that_not_all_ranks_can_read_is_restored_by_none(
     errors = both(lambda rank: resumed(runs[rank]))
     assert [type(error) for error in errors] == [TryAgain, TryAgain]
     assert errors[0].reason == "CheckpointUnreadable"
-    assert runs[0].trainee.flat.tolist() == [0.0] * 4
+    assert torch.equal(runs[0].trainee.flat, linear().flat)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     store = checkpoint.Store(f"file://{tmp_path}", 1, "run", 2)
-    store.save(checkpoint.State(step=1, layout="3 tensors"), {"adapter": torch.zeros(4)})
+    store.save(checkpoint.State(step=1, layout="3 tensors"), {"adapter": torch.zeros(16)})
     store.wait()
-    with pytest.raises(ValueError, match="holds 3 tensors; the model has 1 tensors, 4 weights"):
+    with pytest.raises(ValueError, match="holds 3 tensors; the model has 1 tensors, 16 weights"):
         resumed(make_run(tmp_path))
 
 
@@ -181,10 +166,14 @@ def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
 
 
 def test_the_best_step_is_kept_though_no_checkpoint_is_due_then(tmp_path: Path) -> None:
-    run = make_run(tmp_path, evaluation={"everySteps": 2}, optimization={"maxSteps": 7, "learningRate": 0.5})
+    run = make_run(
+        tmp_path,
+        evaluation={"everySteps": 2},
+        optimization={"maxSteps": 31, "learningRate": 1.0, "minLearningRate": 1.0},
+    )
     state = loop.train(run)
-    assert len(state.losses) == 4
-    assert state.best_step == [2, 4, 6, 7][int(np.argmin(state.losses))]
+    assert len(state.losses) == 16
+    assert state.best_step == [*range(2, 31, 2), 31][int(np.argmin(state.losses))]
     assert state.best_step < state.step
     assert run.store.at(state.best_step) is not None
 
@@ -196,7 +185,7 @@ def test_sigterm_waits_for_no_validation_and_the_next_attempt_makes_up_for_it(
     stopped = make_run(tmp_path / "parted", evaluation={"everySteps": 1})
     stopped.stop.asked = True
     with monkeypatch.context() as patch, pytest.raises(TryAgain):
-        patch.setattr(loop, "validate", lambda _: pytest.fail("validated after SIGTERM"))
+        patch.setattr(assess, "validate", lambda *_: pytest.fail("validated after SIGTERM"))
         loop.train(stopped)
     again = make_run(tmp_path / "parted", attempt=2, evaluation={"everySteps": 1})
     assert loop.train(again).losses == expected.losses
@@ -217,13 +206,13 @@ def test_early_stopping_ends_the_run_and_a_further_attempt_takes_no_step(tmp_pat
 def test_the_best_steps_task_losses_stay_with_it_and_no_number_is_never_the_best() -> None:
     state = checkpoint.State(step=1)
     for step, loss in ((1, 2.0), (2, 1.0), (3, 1.5), (4, math.nan)):
-        state = loop.with_validation(replace(state, step=step), loss, [loss], ["a"])
+        state = assess.with_validation(replace(state, step=step), loss, [loss], ["a"])
     assert (state.best_step, state.best_task_losses) == (2, {"a": 1.0})
     assert state.losses == [2.0, 1.0, 1.5, math.inf]
 
 
 def test_rows_counts_are_taken_once() -> None:
     rows = split()
-    assert rows.targets.tolist() == [1] * ROWS
+    assert rows.targets.tolist() == [2, 3, 1, 4, 3, 2, 4, 2]
     assert rows.targets is rows.targets
     assert rows.lengths is rows.lengths

@@ -11,6 +11,8 @@ from anneal_trainers import losses, packing
 BALANCES = ["tokenMean", "rowMean", "taskMean", "taskRowMean"]
 TASKS = np.asarray([0, 0, 0, 1, 1, 3, 3, 0, 1, 3])
 TARGETS = np.asarray([3, 9, 1, 4, 12, 7, 2, 5, 6, 8])
+UNITS = np.asarray([0, 1, 1, 2, 2, 3, 3, 4, 5, 6])
+"""Rows 1 and 2, 3 and 4, 5 and 6 are pieces of one source row each."""
 WEIGHTS = np.asarray([1.0, 2.5, 9.0, 0.5])
 HIDDEN, VOCABULARY = 8, 40
 
@@ -32,7 +34,7 @@ HEAD = torch.randn(VOCABULARY, HIDDEN, dtype=torch.float64, generator=torch.Gene
 def step(balance: str, matrix: torch.Tensor, micro_batches: list[list[int]]) -> float:
     """Accumulate the loss and the gradient of `matrix` over micro-batches."""
     data = rows_data()
-    weights = losses.row_weights(balance, TASKS, TARGETS, WEIGHTS)
+    weights = losses.row_weights(balance, TASKS, TARGETS, UNITS, WEIGHTS)
     total = 0.0
     for rows in micro_batches:
         hidden = torch.cat([data[r][0] for r in rows]) @ matrix
@@ -49,18 +51,26 @@ def fresh() -> torch.Tensor:
 
 
 def formula(balance: str) -> float:
-    """The definitions, case by case, from the nll of each row."""
-    nll = [torch.nn.functional.cross_entropy(h @ HEAD.T, t, reduction="none").numpy() for h, t in rows_data()]
-    present = np.unique(TASKS)
-    inner = {
-        "taskMean": lambda k: np.concatenate([nll[i] for i in np.flatnonzero(k == TASKS)]).mean(),
-        "taskRowMean": lambda k: np.mean([nll[i].mean() for i in np.flatnonzero(k == TASKS)]),
-    }
+    """The definitions, case by case, from the nll of each source row."""
+    pieces = [
+        torch.nn.functional.cross_entropy(h @ HEAD.T, t, reduction="none").numpy() for h, t in rows_data()
+    ]
+    numbers = np.unique(UNITS)
+    nll = [np.concatenate([pieces[i] for i in np.flatnonzero(unit == UNITS)]) for unit in numbers]
+    task = [TASKS[np.flatnonzero(unit == UNITS)[0]] for unit in numbers]
+    by_task = {k: [row for row, of in zip(nll, task, strict=True) if of == k] for k in set(task)}
     if balance == "tokenMean":
-        return float(np.concatenate(nll).mean())
+        top = sum(WEIGHTS[k] * np.concatenate(rows).sum() for k, rows in by_task.items())
+        return float(top / sum(WEIGHTS[k] * len(np.concatenate(rows)) for k, rows in by_task.items()))
     if balance == "rowMean":
-        return float(np.mean([row.mean() for row in nll]))
-    return float(sum(WEIGHTS[k] * inner[balance](k) for k in present) / WEIGHTS[present].sum())
+        top = sum(WEIGHTS[k] * sum(row.mean() for row in rows) for k, rows in by_task.items())
+        return float(top / sum(WEIGHTS[k] * len(rows) for k, rows in by_task.items()))
+    inner = {
+        "taskMean": lambda rows: np.concatenate(rows).mean(),
+        "taskRowMean": lambda rows: np.mean([row.mean() for row in rows]),
+    }[balance]
+    total = sum(WEIGHTS[k] * inner(rows) for k, rows in by_task.items())
+    return float(total / sum(WEIGHTS[k] for k in by_task))
 
 
 @pytest.mark.parametrize("balance", BALANCES)
@@ -91,7 +101,7 @@ def test_the_order_of_rows_changes_nothing(balance: str) -> None:
 
 
 def test_a_task_without_rows_in_the_step_takes_no_share() -> None:
-    weights = losses.row_weights("taskMean", TASKS, TARGETS, WEIGHTS)
+    weights = losses.row_weights("taskMean", TASKS, TARGETS, UNITS, WEIGHTS)
     assert (weights * TARGETS).sum() == pytest.approx(1.0)
 
 
@@ -108,6 +118,22 @@ def test_chunks_give_the_formulas_loss_and_gradient(count: int) -> None:
     (3 * (expected * weights).sum()).backward()
     assert torch.allclose(nll, expected.detach(), atol=1e-12)
     assert torch.allclose(hidden.grad, plain.grad, atol=1e-12)  # type: ignore[arg-type]
+
+
+def test_trained_rows_of_the_head_get_the_formulas_gradient() -> None:
+    generator = torch.Generator().manual_seed(5)
+    hidden = torch.randn(300, HIDDEN, dtype=torch.float64, generator=generator)
+    targets = torch.randint(VOCABULARY, (300,), generator=generator)
+    weights = torch.rand(300, dtype=torch.float64, generator=generator)
+    ids = torch.tensor([3, 39])
+    rows = HEAD[ids].clone().requires_grad_(True)
+    loss, _ = losses.weighted_cross_entropy(hidden, HEAD, targets, weights, ids, rows)
+    (2 * loss).backward()
+    whole = HEAD.clone().requires_grad_(True)
+    nll = torch.nn.functional.cross_entropy(hidden @ whole.T, targets, reduction="none")
+    (2 * (nll * weights).sum()).backward()
+    assert whole.grad is not None
+    assert torch.allclose(rows.grad, whole.grad[ids], atol=1e-12)  # type: ignore[arg-type]
 
 
 def test_no_more_than_a_chunk_of_logits_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:

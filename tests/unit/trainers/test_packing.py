@@ -18,8 +18,8 @@ def test_every_row_is_in_exactly_one_pack_that_fits(values: list[int]) -> None:
 
 
 @given(lengths)
-def test_padded_batches_hold_every_row_and_stay_within_capacity(values: list[int]) -> None:
-    found = packing.padded_batches(values, 128)
+def test_padded_hold_every_row_and_stay_within_capacity(values: list[int]) -> None:
+    found = packing.padded(values, 128)
     assert sorted(i for batch in found for i in batch) == list(range(len(values)))
     assert all(max(values[i] for i in batch) * len(batch) <= 128 for batch in found)
 

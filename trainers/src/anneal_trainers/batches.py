@@ -10,6 +10,8 @@ import torch
 from anneal_trainers import packing
 from anneal_trainers.dataset import Split
 
+Rows = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -17,7 +19,8 @@ class Batch:
 
     `positions` restart at 0 with every document. `mask` is None for a pack: the model derives the
     document mask from the positions, and only without an attention mask. `before` indexes the flattened
-    states from which `targets` are predicted; `rows` says which row of the split each target belongs to.
+    states from which `targets` are predicted; `rows` says which of the rows the batch was made from (by its
+    place among them, not in the split) each target belongs to.
     """
 
     ids: torch.Tensor
@@ -25,7 +28,7 @@ class Batch:
     mask: torch.Tensor | None
     before: torch.Tensor
     targets: torch.Tensor
-    rows: npt.NDArray[np.int64]
+    rows: Rows
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -40,21 +43,27 @@ class Batch:
         )
 
 
-def batches(split: Split, rows: npt.NDArray[np.int64], capacity: int, packed: bool) -> list[Batch]:
-    """Return all of `rows` as batches of at most `capacity` positions."""
-    lengths = split.lengths[rows].tolist()
-    if packed:
-        return [pack(split, rows[p]) for p in packing.best_fit_decreasing(lengths, capacity)]
-    return [pad(split, rows[p]) for p in packing.padded_batches(lengths, capacity)]
+def batches(split: Split, rows: Rows, capacity: int, packed: bool, groups: Rows | None = None) -> list[Batch]:
+    """Return all of `rows` as batches of at most `capacity` positions.
+
+    Args:
+        groups: [rows]; adjacent rows with the same number stay in one batch. Every row for itself when None.
+    """
+    members = packing.members(np.arange(len(rows)) if groups is None else groups)
+    costs = packing.costs(split.lengths[rows], members, packed)
+    parts = packing.best_fit_decreasing(costs, capacity) if packed else packing.padded(costs, capacity)
+    make = pack if packed else pad
+    return [make(split, rows, np.concatenate([members[i] for i in part])) for part in parts]
 
 
-def pack(split: Split, rows: npt.NDArray[np.int64] | Sequence[int]) -> Batch:
-    """Return rows in one sequence, [1, sum of lengths]: no position is wasted."""
-    pairs = [split.row(int(row)) for row in rows]
+def pack(split: Split, rows: Rows | Sequence[int], places: Rows | None = None) -> Batch:
+    """Return the rows at `places` of `rows` (all when None) in one sequence, [1, sum of lengths], no position wasted."""
+    places = np.arange(len(rows)) if places is None else places
+    pairs = [split.row(int(rows[place])) for place in places]
     ids = np.concatenate([ids for ids, _ in pairs])
     learned = np.concatenate([learned for _, learned in pairs])
     positions = np.concatenate([np.arange(len(ids)) for ids, _ in pairs])
-    owners = np.concatenate([np.full(len(p[0]), row) for p, row in zip(pairs, rows, strict=True)])
+    owners = np.repeat(places, [len(ids) for ids, _ in pairs])
     where = np.flatnonzero(learned)
     return Batch(
         torch.from_numpy(ids)[None],
@@ -66,9 +75,10 @@ def pack(split: Split, rows: npt.NDArray[np.int64] | Sequence[int]) -> Batch:
     )
 
 
-def pad(split: Split, rows: npt.NDArray[np.int64] | Sequence[int]) -> Batch:
-    """Return rows side by side, padded on the right to the longest, [rows, longest]."""
-    pairs = [split.row(int(row)) for row in rows]
+def pad(split: Split, rows: Rows | Sequence[int], places: Rows | None = None) -> Batch:
+    """Return the rows at `places` of `rows` side by side, padded on the right to the longest, [places, longest]."""
+    places = np.arange(len(rows)) if places is None else places
+    pairs = [split.row(int(rows[place])) for place in places]
     longest = max(len(ids) for ids, _ in pairs)
     ids = np.zeros((len(pairs), longest), np.int64)
     learned = np.zeros((len(pairs), longest), bool)
@@ -84,5 +94,5 @@ def pad(split: Split, rows: npt.NDArray[np.int64] | Sequence[int]) -> Batch:
         torch.from_numpy(mask),
         torch.from_numpy(where - 1),
         torch.from_numpy(ids.reshape(-1)[where]),
-        np.asarray(rows, np.int64)[where // longest],
+        places[where // longest],
     )

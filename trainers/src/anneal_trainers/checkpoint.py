@@ -44,7 +44,7 @@ class State:
     validations so far, `task_losses` those of the last validation and `best_task_losses` those of the best one.
     Of each task: `consumed` units and `drawn` tokens taken, its sampling `shares`, `passes` over its rows,
     `task_history` its losses at validations [validations, tasks], `raised_at` the validation its share was
-    last raised at. `coba` holds the losses that CoBa measured [updates, tasks]. `sha256` covers the tensors' file
+    last raised at. `coba` is CoBa's own state. `sha256` covers the tensors' file
     and every other field.
     """
 
@@ -60,12 +60,12 @@ class State:
     best_task_losses: dict[str, float] = field(default_factory=dict)
     train_loss: float = 0.0
     consumed: list[int] = field(default_factory=list)
-    drawn: list[float] = field(default_factory=list)
+    drawn: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     passes: list[float] = field(default_factory=list)
     task_history: list[list[float]] = field(default_factory=list)
     raised_at: list[int] = field(default_factory=list)
-    coba: list[list[float]] = field(default_factory=list)
+    coba: dict[str, Any] = field(default_factory=dict)
     layout: str = ""
     sha256: str = ""
 
@@ -84,9 +84,7 @@ def restore(
     flat.copy_(tensors["adapter"])
     parameter = optimizer.param_groups[0]["params"][0]
     optimizer.state[parameter] = {
-        name: tensor.clone() if name == "step" else tensor.to(flat.device, copy=True)
-        for name, tensor in tensors.items()
-        if name != "adapter"
+        name: tensor.to(flat.device, copy=True) for name, tensor in tensors.items() if name != "adapter"
     }
 
 

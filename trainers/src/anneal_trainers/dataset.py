@@ -17,7 +17,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +64,17 @@ class Split:
     @cached_property
     def unit_tasks(self) -> npt.NDArray[np.int32]:
         """The task of each unit: all rows of a unit share it."""
-        return self.tasks[self.units[:-1]]
+        return cast(npt.NDArray[np.int32], self.tasks[self.units[:-1]])
 
     @cached_property
     def unit_lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each unit."""
         return np.diff(self.offsets[self.units])
+
+    def rows_of(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows of some units, in their order."""
+        parts = [np.arange(self.units[unit], self.units[unit + 1]) for unit in units]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return ids and learned flags of a row."""

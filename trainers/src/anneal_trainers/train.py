@@ -94,6 +94,8 @@ def _assemble(
         ),
         channel=channel,
         stop=stop,
+        timer=checkpoint.Timer(spec.checkpoint.every_minutes),
+        attempt=int(os.environ.get(ENV_ATTEMPT, "1")),
     )
 
 
