@@ -55,8 +55,13 @@ def _told(error: ValidationError) -> str:
 def report(outcome: Outcome) -> None:
     """Write `outcome` where the kubelet reads it, and to the log."""
     text = encode(outcome)
-    Path(os.environ.get(ENV_TERMINATION_LOG, "/dev/termination-log")).write_text(text, encoding="utf-8")
+    termination_log().write_text(text, encoding="utf-8")
     print(text, file=sys.stderr, flush=True)
+
+
+def termination_log() -> Path:
+    """Return the file whose content the kubelet puts into the pod's status when the container has ended."""
+    return Path(os.environ.get(ENV_TERMINATION_LOG, "/dev/termination-log"))
 
 
 def encode(outcome: Outcome) -> str:

@@ -7,20 +7,39 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import deque
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.outcome import EXIT_CODES
+from anneal_trainers import out_of_memory
 from anneal_trainers.launcher import Launcher, Limits, Rank, serve
 
 HEAD = "import os, sys, time, json, signal\nsay = lambda m: os.write(int(os.environ['ANNEAL_CHANNEL']), json.dumps(m).encode() + b'\\n')\n"
 WAIT = "time.sleep(60)"
+BEAT = "say({'phase': 'compute', 'batch': '1 x 99 positions of step 7'})"
+SPEC = FineTuneJobSpec.model_validate(
+    {
+        "baseModel": {"uri": "file:///unused"},
+        "tasks": [{"name": "a", "data": {"uri": "file:///unused"}}],
+        "output": {"uri": "file:///unused"},
+    }
+)
 
 
-def launcher(*codes: str, hang: float | None = 30, start: float = 30, dumps: str | None = None) -> Launcher:
+def launcher(
+    *codes: str,
+    hang: float | None = 30,
+    start: float = 30,
+    dumps: str | None = None,
+    words: Path | None = None,
+) -> Launcher:
     commands = [[sys.executable, "-S", "-c", HEAD + code] for code in codes]
-    return Launcher(commands, [{"RANK": str(n)} for n in range(len(codes))], Limits(start, hang), dumps)
+    ranks = [{"RANK": str(n)} for n in range(len(codes))]
+    return Launcher(commands, ranks, Limits(start, hang), SPEC, dumps, words)
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +99,27 @@ def test_of_ranks_that_ended_together_the_one_that_lost_its_peer_is_not_blamed()
     assert group._cause().number == 1
 
 
+@pytest.mark.parametrize(("kills", "reason"), [([2, 3], "OutOfMemory"), ([2, 2], "RankKilled")])
+def test_a_rank_the_kernel_kills_for_memory_is_told_with_its_micro_batch(
+    monkeypatch: pytest.MonkeyPatch, kills: list[int], reason: str
+) -> None:
+    counted = iter(kills)
+    monkeypatch.setattr(out_of_memory, "kills", lambda: next(counted))
+    found = launcher(f"{BEAT}; os.kill(os.getpid(), signal.SIGKILL)").run()
+    assert (found.verdict, found.reason) == ("Failed", reason)
+    assert "ended by SIGKILL" in found.message
+    assert "1 x 99 positions of step 7" in found.message
+    assert ("spec.data.maxLength" in found.message) == (reason == "OutOfMemory")
+
+
+def test_word_is_left_for_the_case_that_the_whole_container_is_killed(tmp_path: Path) -> None:
+    words = tmp_path / "termination"
+    launcher(BEAT, words=words).run()
+    text = words.read_text()
+    assert text.startswith("last heard in phase compute, micro-batch of 1 x 99 positions of step 7.")
+    assert "spec.data.maxLength (now 4096)" in text
+
+
 def test_an_error_is_told_with_the_end_of_what_was_printed() -> None:
     assert launcher("raise ValueError('the cause')").run().message.endswith("ValueError: the cause")
 
@@ -100,10 +140,10 @@ def test_a_rank_that_waits_for_another_pod_is_not_the_culprit() -> None:
 
 def test_the_silence_allowed_is_five_steps_and_at_least_a_minute() -> None:
     rank = Rank.__new__(Rank)
-    rank.progress, rank.steps, rank.phase = {"step": 1}, [10.0, 30.0, 20.0], "compute"
+    rank.progress, rank.steps, rank.phase = {"step": 1}, deque([10.0, 30.0, 20.0]), "compute"
     assert Limits(600, None).of(rank) == 100
     assert Limits(600, 7).of(rank) == 7
-    rank.steps = [1.0]
+    rank.steps = deque([1.0])
     assert Limits(600, None).of(rank) == 60
     rank.phase = "publish"
     assert Limits(600, 7).of(rank) == 600
@@ -146,12 +186,24 @@ def test_sigterm_while_ranks_are_started_reaches_those_that_run(monkeypatch: pyt
     assert group.ranks[0].process.returncode == -signal.SIGTERM
 
 
-def test_progress_and_metrics_are_what_the_first_rank_said() -> None:
+def test_sigterm_before_a_ranks_first_step_is_a_preemption() -> None:
+    group = launcher("sys.exit(75)")
+    group._terminated = True
+    found = group.run()
+    assert (found.verdict, found.reason) == ("Retry", "Preempted")
+
+
+def test_progress_and_metrics_are_what_the_first_rank_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANNEAL_ATTEMPT", "3")
     group = launcher(WAIT)
     rank = Rank.__new__(Rank)
-    rank.number, rank.steps, rank.stepped, rank.phase = 0, [], None, ""
+    rank.number, rank.steps, rank.stepped, rank.phase, rank.batch = 0, deque(), None, "", ""
+    rank.figures = {}
     progress = {"step": 3, "totalSteps": 9, "loss": 1.5, "taskLosses": {"a": 2.5}}
-    rank.hear({"progress": progress, "skipped": 1}, time.monotonic())
+    rank.hear({"progress": progress}, 100.0)
+    rank.hear({"progress": progress}, 100.5)
+    figures = {"train/loss": 1.5, "train/gradient_norm": 0.25, 'weight/a"b': 2.0, "skipped": 1}
+    rank.hear({"figures": figures}, time.monotonic())
     group.ranks = [rank]
     server = serve(group, 0)
     assert server is not None
@@ -160,10 +212,22 @@ def test_progress_and_metrics_are_what_the_first_rank_said() -> None:
         with urllib.request.urlopen(f"{address}/progress") as reply:
             told = json.load(reply)
         with urllib.request.urlopen(f"{address}/metrics") as reply:
+            assert reply.headers["Content-Type"].startswith("text/plain; version=")
             text = reply.read().decode()
     finally:
         server.shutdown()
         server.server_close()
     assert (told["step"], told["totalSteps"], told["taskLosses"]) == (3, 9, {"a": 2.5})
-    assert "anneal_train_step 3\n" in text
-    assert 'anneal_train_task_loss{task="a"} 2.5' in text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    found = {(sample.name, sample.labels.get("task")): sample.value for sample in samples}
+    assert found.pop(("anneal_train_silence_seconds", None)) < 10
+    assert found == {
+        ("anneal_train_step", None): 3,
+        ("anneal_train_steps_planned", None): 9,
+        ("anneal_train_loss", None): 1.5,
+        ("anneal_train_gradient_norm", None): 0.25,
+        ("anneal_train_skipped_steps", None): 1,
+        ("anneal_train_step_seconds", None): 0.5,
+        ("anneal_train_restarts", None): 2,
+        ("anneal_train_task_weight", 'a"b'): 2.0,
+    }

@@ -82,7 +82,7 @@ def test_only_what_would_help_is_advised() -> None:
     first = describe(spec(), "compute", "")
     assert "fsdp" in first
     assert "bestFit" not in first
-    assert "qlora" not in first
+    assert "set spec.adapter.type to qlora" not in first
     other = spec(
         workers={"strategy": "fsdp", "nodes": 2},
         adapter={"type": "lora", "rank": 192},

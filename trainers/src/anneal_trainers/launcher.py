@@ -3,7 +3,7 @@
 A rank is judged by its exit code and by its heartbeats, never by a collective's timeout. When one fails, the
 others of the pod are killed at once, as they can only wait for it. SIGTERM goes to the ranks, which agree
 to stop after a step, save, and end with 75. /progress and /metrics are served from here, so they
-answer while ranks compute.
+answer while ranks compute. No torch here: it would cost every pod's process 1 seconds and hundreds of megabytes.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_api.runs import (
     ENV_ATTEMPT,
@@ -35,8 +39,9 @@ from anneal_api.runs import (
     Progress,
 )
 from anneal_runtime.errors import Refused
-from anneal_runtime.stage import read_run, report
+from anneal_runtime.stage import read_run, report, termination_log
 from anneal_runtime.storage import join, resolve
+from anneal_trainers import metrics, out_of_memory
 from anneal_trainers.channel import ENV_CHANNEL
 
 POLL_SECONDS = 0.1
@@ -44,6 +49,8 @@ DUMP_SECONDS = 1.0
 """Time ranks get to write their stacks before a hung group is killed."""
 SLOW_PHASES = ("save", "publish")
 """Phases of a rank that wait for storage: gigabytes may be written, hashed and read back in silence."""
+RECENT_STEPS = 100
+"""Steps whose median says how long one takes."""
 ENV_PORT = "ANNEAL_PROGRESS_PORT"
 
 
@@ -56,27 +63,25 @@ class Rank:
     stderr: Path
     heard: float = field(default_factory=time.monotonic)
     phase: str = "start"
+    batch: str = ""
+    """The micro-batch it computes, where it does."""
     progress: dict[str, Any] | None = None
-    skipped: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
     outcome: Outcome | None = None
-    steps: list[float] = field(default_factory=list)
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     stepped: float | None = None
-
-    def listen(self, stream: Any) -> None:
-        """Take in messages until the rank closes its end."""
-        for line in stream:
-            self.hear(json.loads(line), time.monotonic())
 
     def hear(self, message: dict[str, Any], now: float) -> None:
         """Take in one message."""
         self.heard = now
-        self.phase = message.get("phase", self.phase)
+        self.phase, self.batch = message.get("phase", self.phase), message.get("batch", self.batch)
+        self.figures = message.get("figures", self.figures)
         if "outcome" in message:
             self.outcome = Outcome.model_validate(message["outcome"])
         if "progress" in message:
             if self.stepped is not None:
                 self.steps.append(now - self.stepped)
-            self.stepped, self.progress, self.skipped = now, message["progress"], message["skipped"]
+            self.stepped, self.progress = now, message["progress"]
             if self.number == 0:
                 print(json.dumps(self.progress), flush=True)  # the pod's log
 
@@ -103,7 +108,8 @@ def main() -> int:
             [sys.executable, "-m", "anneal_trainers", "rank"]
         ] * run.spec.workers.accelerators_per_node
         limits = Limits(run.spec.workers.start_timeout_seconds, run.spec.fault_policy.hang_timeout_seconds)
-        outcome = Launcher(commands, environments(run), limits, _dumps_uri(run)).run()
+        words = termination_log()
+        outcome = Launcher(commands, environments(run), limits, run.spec, _dumps_uri(run), words).run()
     except Refused as error:
         outcome = Outcome(verdict="Refused", reason=error.reason, message=error.message)
     report(outcome)
@@ -136,14 +142,20 @@ class Launcher:
         commands: Sequence[list[str]],
         environments: Sequence[dict[str, str]],
         limits: Limits,
+        spec: FineTuneJobSpec,
         dumps_uri: str | None = None,
+        last_words: Path | None = None,
     ) -> None:
         self._commands = commands
         self._environments = environments
         self._limits = limits
+        self._spec = spec
         self._dumps_uri = dumps_uri
+        self._last_words = last_words
         self._terminated = False
+        self._kills = out_of_memory.kills()
         self._scratch = Path(mkdtemp(prefix="anneal-launcher-"))
+        self._listeners: list[threading.Thread] = []
         self.ranks: list[Rank] = []
 
     def run(self) -> Outcome:
@@ -156,6 +168,8 @@ class Launcher:
             return self._watch()
         finally:
             self._kill()
+            for listener in self._listeners:
+                listener.join(DUMP_SECONDS)  # what it still hears must not overwrite the outcome
             if server is not None:
                 server.shutdown()
                 server.server_close()
@@ -176,11 +190,21 @@ class Launcher:
         os.close(writing)
         rank = Rank(number, process, stderr)
         stream = os.fdopen(reading)
-        threading.Thread(target=_listen, args=(rank, stream), daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(rank, stream), daemon=True)
+        listener.start()
+        self._listeners.append(listener)
         # Listed first, asked then: a SIGTERM that comes meanwhile finds the rank one way or the other.
         self.ranks.append(rank)
         if self._terminated:
             _signal(rank, signal.SIGTERM)
+
+    def _listen(self, rank: Rank, stream: Any) -> None:
+        with stream:
+            for line in stream:
+                rank.hear(message := json.loads(line), time.monotonic())
+                if self._last_words is not None and rank.number == 0 and message.get("batch"):
+                    words = out_of_memory.last_words(self._spec, rank.phase, rank.batch)
+                    self._last_words.write_text(words)
 
     def _watch(self) -> Outcome:
         while True:
@@ -221,23 +245,26 @@ class Launcher:
         if rank.outcome is not None:
             return rank.outcome
         code, tail = rank.process.returncode, _tail(rank.stderr)
-        if self._terminated and code == -signal.SIGTERM:
+        if self._terminated and code in (-signal.SIGTERM, EXIT_CODES["Retry"]):
             return Outcome(
                 verdict="Retry", reason="Preempted", message="stopped by SIGTERM before the first step"
             )
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = "; out of memory?" if name == "SIGKILL" else ""
-            return Outcome(
-                verdict="Failed",
-                reason="RankKilled",
-                message=f"rank {rank.number} of this pod was ended by {name}{hint} {tail}",
-            )
+            return self._describe_killed(rank, signal.Signals(-code).name, tail)
         verdicts = {number: verdict for verdict, number in EXIT_CODES.items()}
         return Outcome(
             verdict=verdicts.get(code, "Failed"),
             reason="RankFailed",
             message=f"rank {rank.number} of this pod ended with exit code {code}: {tail}",
+        )
+
+    def _describe_killed(self, rank: Rank, name: str, tail: str) -> Outcome:
+        who = f"rank {rank.number} of this pod was ended by {name}"
+        if name == "SIGKILL" and out_of_memory.kills() > self._kills:
+            why = out_of_memory.describe(self._spec, rank.phase, rank.batch)
+            return Outcome(verdict="Failed", reason="OutOfMemory", message=f"{who}: {why}")
+        return Outcome(
+            verdict="Failed", reason="RankKilled", message=f"{who} in phase {rank.phase} {rank.batch} {tail}"
         )
 
     def _end_hang(self, hung: Rank) -> Outcome:
@@ -278,22 +305,19 @@ class Launcher:
         known = (self.ranks[0].progress if self.ranks else None) or {}
         return Progress.model_validate({"attempt": int(os.environ.get(ENV_ATTEMPT, "1"))} | known)
 
-    def metrics(self) -> str:
-        """Return the same for Prometheus, in its text format."""
+    def metrics(self) -> bytes:
+        """Return the same for Prometheus, with the figures of the last step."""
         progress, now = self.progress(), time.monotonic()
-        gauges: dict[str, float | None] = {
-            "anneal_train_step": progress.step,
-            "anneal_train_steps_planned": progress.total_steps,
-            "anneal_train_loss": progress.loss,
-            "anneal_train_validation_loss": progress.validation_loss,
-            "anneal_train_learning_rate": progress.learning_rate,
-            "anneal_train_tokens_per_second": progress.tokens_per_second,
-            "anneal_train_skipped_steps": self.ranks[0].skipped if self.ranks else 0,
-            "anneal_train_silence_seconds": max((now - r.heard for r in self.ranks), default=0.0),
+        first = self.ranks[0] if self.ranks else None
+        figures = {
+            "step": progress.step,
+            "total_steps": progress.total_steps,
+            "restarts": progress.attempt - 1,
+            "silence_seconds": max((now - rank.heard for rank in self.ranks), default=0.0),
         }
-        lines = [f"# TYPE {n} gauge\n{n} {v}\n" for n, v in gauges.items() if v is not None]
-        tasks = [f'anneal_train_task_loss{{task="{n}"}} {v}\n' for n, v in progress.task_losses.items()]
-        return "".join([*lines, *(["# TYPE anneal_train_task_loss gauge\n", *tasks] if tasks else [])])
+        if first is not None and first.steps:
+            figures["step_seconds"] = first.steps[-1]
+        return metrics.text(figures | (first.figures if first is not None else {}))
 
 
 def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
@@ -302,17 +326,17 @@ def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/progress":
-                self._answer("application/json", launcher.progress().model_dump_json(by_alias=True))
+                self._answer("application/json", launcher.progress().model_dump_json(by_alias=True).encode())
             elif self.path == "/metrics":
-                self._answer("text/plain; version=0.0.4", launcher.metrics())
+                self._answer(CONTENT_TYPE_LATEST, launcher.metrics())
             else:
                 self.send_error(404)
 
-        def _answer(self, kind: str, text: str) -> None:
+        def _answer(self, kind: str, body: bytes) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing: the log is the ranks'."""
@@ -324,11 +348,6 @@ def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
         return None
     threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True).start()
     return server
-
-
-def _listen(rank: Rank, stream: Any) -> None:
-    with stream:
-        rank.listen(stream)
 
 
 def _dumps_uri(run: FineTuneRun) -> str:

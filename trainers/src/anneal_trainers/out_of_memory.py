@@ -1,7 +1,8 @@
 """Out of memory, as a person needs it told: which micro-batch, how much was asked for, and what to change.
 
 Two ways lead here. An allocator refuses, and the rank raises (`micro_batch`); or the kernel kills the rank, and
-its launcher knows from the container's memory.events and the last heartbeat. No torch here: the launcher has none.
+its launcher knows from the container's memory.events and the last heartbeat, or, killed
+with it, has left word before. No torch here: the launcher has none.
 """
 
 import re
@@ -60,7 +61,12 @@ def describe(spec: FineTuneJobSpec, phase: str, what: str, asked: str = "") -> s
     """Return the message for a person."""
     where = f"in phase {phase}" + (f", micro-batch of {what}" if what else "")
     wanted = f", when {asked} more were asked for" if asked else ""
-    return f"memory ran out {where}{wanted}. {' '.join(_remedies(spec))}"
+    return f"memory ran out {where}{wanted}. {_remedies(spec)}"
+
+
+def last_words(spec: FineTuneJobSpec, phase: str, what: str) -> str:
+    """Return what is left for a reader when the kernel kills the whole container: nobody else can speak then."""
+    return f"last heard in phase {phase}, micro-batch of {what}. If memory ran out: {_remedies(spec)}"
 
 
 def kills() -> int:
@@ -70,10 +76,10 @@ def kills() -> int:
     return sum(int(count) for text in texts for count in re.findall(r"^oom_kill (\d+)$", text, re.M))
 
 
-def _remedies(spec: FineTuneJobSpec) -> list[str]:
+def _remedies(spec: FineTuneJobSpec) -> str:
     """Return what makes a micro-batch or the model smaller, what helps most first."""
     data, workers = spec.data, spec.workers
-    remedies = [f"Lower spec.data.maxLength (now {data.max_length}), which bounds a micro-batch"]
+    remedies = [f"lower spec.data.maxLength (now {data.max_length}), which bounds a micro-batch"]
     if data.packing == "none":
         remedies.append("set spec.data.packing to bestFit, so that no position is padding")
     if spec.adapter.type == "lora":
@@ -83,4 +89,4 @@ def _remedies(spec: FineTuneJobSpec) -> list[str]:
     else:
         remedies.append(f"raise spec.workers.nodes (now {workers.nodes}), among which the base is divided")
     remedies.append(f"lower spec.adapter.rank (now {spec.adapter.rank})")
-    return [", or ".join(remedies) + "."]
+    return ", or ".join(remedies) + "."
