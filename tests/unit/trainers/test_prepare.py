@@ -1,6 +1,8 @@
 """Inspection and preparation on real files: what is refused, what is counted, what never straddles."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anneal_api import unsupported
+from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.finetunejob import Split as Shares
+from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_trainers import base_model, dataset, prepare
 from anneal_trainers.formats import Row
@@ -99,6 +104,180 @@ def test_inspection_refuses_what_cannot_work(make_run: Any, changes: Any, reason
     with pytest.raises(Refused, match=told) as caught:
         make_run(**changes)
     assert caught.value.reason == reason
+
+
+@pytest.fixture
+def all_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loop cannot use yet is prepared all the same."""
+    monkeypatch.setitem(unsupported.FIELDS, FineTuneJobSpec, ())
+    monkeypatch.setitem(unsupported.VALUES, FineTuneJobSpec, {})
+
+
+def written(folder: Path, rows: list[dict[str, Any]], **task: Any) -> list[dict[str, Any]]:
+    """Write rows and return the spec.tasks that reads them."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [{"name": "t", "data": {"uri": f"file://{folder}/rows.jsonl"}} | task]
+
+
+SHARES = {"train": 60, "validation": 20, "test": 20}
+TEXTS = [{"text": f"the {i}th document of {i * i} words in all, or so it says"} for i in range(60)]
+CHATS = [{"prompt": f"question {i}", "answer": f"answer {i}"} for i in range(5)]
+PREFERENCES = [
+    {"prompt": f"question {i // 2}", "chosen": f"a good answer {i}", "rejected": "x" * (i % 5 + 1)}
+    for i in range(60)
+]
+DPO = {"objective": "dpo", "learningRate": 0.01, "maxSteps": 4}
+
+
+@pytest.mark.usefixtures("all_built")
+@pytest.mark.parametrize(
+    ("rows", "changes", "reason", "told"),
+    [
+        ([], {}, "InvalidRows", r"task t: .* holds no rows; check spec.tasks\[\].data.uri"),
+        (
+            PREFERENCES,
+            {},
+            "PreferenceRows",
+            r"spec.tasks\[\].data.format: .* t are preferences .* choose objective dpo",
+        ),
+        (
+            CHATS,
+            {"optimization": DPO},
+            "NoPreferenceRows",
+            r"spec.tasks\[\].data.format: .* spec.optimization.objective dpo",
+        ),
+        (TEXTS, {"optimization": DPO}, "NoPreferenceRows", "choose objective supervised"),
+        (
+            CHATS,
+            {"fim": {"rate": 0.5, "tokens": "instruction"}},
+            "FimOnChats",
+            r"spec.tasks\[\].fim: rate 0.5 in t",
+        ),
+        (
+            PREFERENCES,
+            {"fim": {"rate": 0.5, "tokens": "instruction"}, "optimization": DPO},
+            "FimOnChats",
+            r"spec.tasks\[\].fim: rate 0.5 in t, whose rows are chats",
+        ),
+        (
+            TEXTS,
+            {"fim": {"rate": 0.5}},
+            "FimTokens",
+            r"spec.tasks\[\].fim.tokens: auto in task t, and the tokenizer",
+        ),
+        (TEXTS, {"samplingShare": 0.5}, "InvalidSpec", r"spec.tasks\[\].samplingShare"),
+        (
+            TEXTS,
+            {"stages": [{"name": "s", "tasks": ["u"]}]},
+            "InvalidSpec",
+            r"spec.stages\[\].tasks: s names u",
+        ),
+        (
+            [*TEXTS, {"text": "t", "difficulty": "hard"}],
+            {},
+            "InvalidRows",
+            "rows.jsonl, line 61: expected difficulty",
+        ),
+    ],
+)
+def test_inspection_refuses_rows_and_settings_that_do_not_go_together(
+    make_run: Any, tmp_path: Path, rows: Any, changes: Any, reason: str, told: str
+) -> None:
+    of_task = {name: changes[name] for name in ("fim", "samplingShare") if name in changes}
+    of_spec = {name: value for name, value in changes.items() if name not in of_task}
+    with pytest.raises(Refused, match=told) as caught:
+        make_run(tasks=written(tmp_path, rows, **of_task), **of_spec)
+    assert caught.value.reason == reason
+
+
+def test_two_tasks_of_one_name_are_refused(make_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"spec.tasks\[\].name: t is there 2 times") as caught:
+        make_run(tasks=written(tmp_path, TEXTS) * 2)
+    assert caught.value.reason == "InvalidSpec"
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(make_run: Any, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "base")
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (tmp_path / "base" / name).write_text("{}")
+    with pytest.raises(
+        Refused, match="spec.baseModel: tokenizer_config.json names nothing as eos_token"
+    ) as caught:
+        make_run(baseModel={"uri": f"file://{tmp_path}/base"})
+    assert caught.value.reason == "NoEosToken"
+
+
+@pytest.mark.usefixtures("all_built")
+def test_preferences_are_pairs_and_a_prompt_is_in_one_part(make_run: Any, tmp_path: Path) -> None:
+    same = [{"prompt": "q", "chosen": "same", "rejected": "same"}]
+    run = make_run(
+        tasks=written(tmp_path, PREFERENCES + same), optimization=DPO, data={"maxLength": 64, "split": SHARES}
+    )
+    prepare.prepare(run)
+    folder, encoder = dataset_folder(run), ChatEncoder.load(dataset_folder(run))
+    prompts = []
+    for name in dataset.SPLITS:
+        split = dataset.open_split(folder, name)
+        assert np.diff(split.units).tolist() == [2] * (len(split) // 2)
+        texts = [encoder.decode(list(split.row(row)[0])) for row in range(len(split))]
+        assert all("good answer" in chosen for chosen in texts[::2])
+        assert all("x" in rejected.split("assistant")[1] for rejected in texts[1::2])
+        prompts.append({re.findall(r"question \d+", text)[0] for text in texts})
+    assert [len(prompts[0] | prompts[1] | prompts[2]), sum(map(len, prompts))] == [30, 30]
+    assert all(prompts)
+    recorded = json.loads((folder / "rows.json").read_text())
+    (count,) = recorded["tasks"]
+    assert (sum(count["units"].values()), sum(count["rows"].values())) == (60, 120)
+    assert count["dropped"] == {"identicalAnswers": 1}
+    assert recorded["objective"] == "dpo"
+
+
+@pytest.mark.usefixtures("all_built")
+def test_fim_rows_are_the_same_in_any_order_of_the_rows(make_run: Any, tmp_path: Path) -> None:
+    fim = {"rate": 0.5, "tokens": "added", "loss": "middle"}
+    found, counts = [], []
+    for number, rows in enumerate((TEXTS, TEXTS[::-1])):
+        (tmp_path / str(number)).mkdir()
+        run = make_run(
+            tasks=written(tmp_path / str(number), rows, fim=fim), data={"maxLength": 64, "split": SHARES}
+        )
+        prepare.prepare(run)
+        folder = dataset_folder(run)
+        found.append(
+            [sorted(map(bytes, dataset.open_split(folder, name).digests)) for name in dataset.SPLITS]
+        )
+        counts.append(json.loads((folder / "rows.json").read_text())["tasks"])
+    assert found[0] == found[1]
+    assert counts[0] == counts[1]
+    forms = counts[0][0]["forms"]
+    assert sum(forms.values()) == 60
+    assert set(forms) == {"plain", "psm", "spm"}
+    assert dataset.added_tokens(folder) == {
+        "<|fim_prefix|>": 512,
+        "<|fim_suffix|>": 513,
+        "<|fim_middle|>": 514,
+    }
+    assert ChatEncoder.load(folder).tokenizer.token_to_id("<|fim_middle|>") == 514
+    tokens = np.concatenate([dataset.open_split(folder, name).tokens for name in dataset.SPLITS])
+    assert [(tokens == number).sum() for number in (512, 513, 514)] == [forms["psm"] + forms["spm"]] * 3
+
+
+def test_pieces_of_a_row_are_neighbours_and_nothing_is_lost(make_run: Any, tmp_path: Path) -> None:
+    texts = [" ".join(f"{row}-{word}" for word in range(row * 3 + 1)) for row in range(30)]
+    rows = [{"text": text, "difficulty": row / 2} for row, text in enumerate(texts)]
+    data = {"maxLength": 32, "overLength": "split", "split": {"train": 100, "validation": 0, "test": 0}}
+    run = make_run(tasks=written(tmp_path, rows), data=data)
+    prepare.prepare(run)
+    folder = dataset_folder(run)
+    encoder, split = ChatEncoder.load(folder), dataset.open_split(folder, "train")
+    assert split.difficulty.tolist() == [row / 2 for row in range(30)]
+    (count,) = json.loads((folder / "rows.json").read_text())["tasks"]
+    assert count["units"]["train"] == 30
+    assert count["overLength"] == sum(len(encoder.encode_document(text).ids) > 32 for text in texts)
+    for unit, text in enumerate(texts):
+        first, last = split.units[unit], split.units[unit + 1]
+        assert encoder.decode(split.tokens[split.offsets[first] : split.offsets[last]].tolist()) == text
+    assert split.lengths.max() <= 32
 
 
 def test_an_unknown_family_is_refused_by_name() -> None:

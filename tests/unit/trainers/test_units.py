@@ -3,29 +3,16 @@
 from typing import Any
 
 import pytest
+from byte_encoder import EOS, byte_encoder
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from anneal_api.finetunejob import Data
-from anneal_runtime.chat import CODEFUSE_TEMPLATE, ChatEncoder, Encoded
+from anneal_runtime.chat import Encoded
 from anneal_trainers.formats import Messages, Row
 from anneal_trainers.units import UnitMaker, content_digest, fit, last_answer
 
-EOS = "</s>"
-
-
-def bytes_encoder() -> ChatEncoder:
-    """Return an encoder of one token a byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([EOS])
-    return ChatEncoder(tokenizer, CODEFUSE_TEMPLATE, {"eos_token": EOS}, [tokenizer.token_to_id(EOS)])
-
-
-ENCODER = bytes_encoder()
+ENCODER = byte_encoder()
 
 
 def maker(length: int, policy: Any = "truncate") -> UnitMaker:

@@ -93,7 +93,7 @@ class Filler:
         return fitting(text, starts, lambda piece, number: self._row(piece, form, digest, number), data)
 
     def _row(self, text: str, form: Form, digest: bytes, number: int) -> Encoded:
-        prefix, middle, suffix = cut(text, _seed(digest, f"piece {number}"))
+        prefix, middle, suffix = cut(text, digest, number)
         if self.sentinels is None:
             return self.encoder.encode(chat(prefix, suffix, middle))
         ids = (
@@ -122,7 +122,9 @@ def widened(tasks: Sequence[Task], encoder: ChatEncoder) -> tuple[ChatEncoder, d
         )
     wider = encoder.with_tokens(ADDED.texts)
     known_now = wider.tokenizer.get_added_tokens_decoder()
-    return wider, {token.content: number for number, token in known_now.items() if token.content in ADDED.texts}
+    return wider, {
+        token.content: number for number, token in known_now.items() if token.content in ADDED.texts
+    }
 
 
 def filler(task: Task, encoder: ChatEncoder) -> Filler | None:
@@ -157,10 +159,14 @@ def chat(prefix: str, suffix: str, middle: str) -> list[dict[str, str]]:
     ]
 
 
-def cut(text: str, seed: bytes) -> tuple[str, str, str]:
-    """Return prefix, middle and suffix of a text: cut at two different places, any two as likely."""
-    one = _draw(seed, "one") % (len(text) + 1)
-    other = _draw(seed, "other") % len(text)
+def cut(text: str, digest: bytes, piece: int = 0) -> tuple[str, str, str]:
+    """Return prefix, middle and suffix of a text: cut at two different places, any two as likely.
+
+    Args:
+        digest: of the content of the document that the text is a piece of, and `piece` its number there.
+    """
+    one = _draw(digest, f"one {piece}") % (len(text) + 1)
+    other = _draw(digest, f"other {piece}") % len(text)
     begin, end = sorted((one, other + (other >= one)))
     return text[:begin], text[begin:end], text[end:]
 
@@ -259,8 +265,4 @@ def _chance(digest: bytes, about: str, rate: float) -> bool:
 
 
 def _draw(digest: bytes, about: str) -> int:
-    return int.from_bytes(_seed(digest, about)[:8])
-
-
-def _seed(digest: bytes, about: str) -> bytes:
-    return hashlib.sha256(about.encode() + b"\0" + digest).digest()
+    return int.from_bytes(hashlib.sha256(about.encode() + b"\0" + digest).digest()[:8])
