@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from anneal_api.finetunejob import FineTuneJobSpec
-from anneal_runtime.errors import TryAgain
-from anneal_trainers import assess, checkpoint, loop
+from anneal_runtime.errors import Refused, TryAgain
+from anneal_trainers import assess, checkpoint, ledger, loop
 from anneal_trainers.channel import Channel
 from anneal_trainers.dataset import Split
 from anneal_trainers.group import Group
@@ -52,11 +52,18 @@ def split(seed: int = 0) -> Split:
     return make_split([4, 6, 2, 8, 5, 3, 7, 4], [0, 1] * 4, seed=seed)
 
 
+OPTIMIZATION = {"maxSteps": 6, "globalBatchRows": 3, "learningRate": 0.1}
+
+
+def task(name: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "data": {"uri": "file:///unused"}, **fields}
+
+
 def make_run(folder: Path, group: Group | None = None, attempt: int = 1, **spec: Any) -> loop.Run:
     fields: dict[str, Any] = {
         "baseModel": {"uri": "file:///unused"},
-        "tasks": [{"name": name, "data": {"uri": "file:///unused"}} for name in ("a", "b")],
-        "optimization": {"maxSteps": 6, "globalBatchRows": 3, "learningRate": 0.1},
+        "tasks": [task("a"), task("b")],
+        "optimization": OPTIMIZATION,
         "output": {"uri": f"file://{folder}"},
     }
     return loop.Run(
@@ -69,7 +76,6 @@ def make_run(folder: Path, group: Group | None = None, attempt: int = 1, **spec:
         store=checkpoint.Store(f"file://{folder}", attempt, "run", 2),
         channel=Channel(None),
         stop=loop.StopFlag(),
-        timer=checkpoint.Timer(None),
         attempt=attempt,
     )
 
@@ -85,6 +91,126 @@ def both(work: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(caught, (0, 1)))
+
+
+def pairs(seed: int) -> Split:
+    """Return four preference pairs of two tasks."""
+    return make_split([4, 6, 2, 8, 5, 3, 7, 4], [0, 0, 1, 1] * 2, units=[0, 2, 4, 6, 8], seed=seed)
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "natural": {},
+    "shares": {"tasks": [task("a", samplingShare=0.8), task("b")]},
+    "coba": {"optimization": OPTIMIZATION | {"taskBalance": "coba", "coba": {"warmupSteps": 3, "rows": 2}}},
+    "lossDrop": {"optimization": OPTIMIZATION | {"taskBalance": "lossDrop", "learningRate": 0.001}},
+    "stages": {
+        "stages": [
+            {"name": "first", "tasks": ["a"], "curriculum": True, "learningRate": 0.05, "epochs": 2},
+            {"name": "second", "epochs": 2},
+        ],
+        "optimization": {"globalBatchRows": 3, "learningRate": 0.1, "schedule": "wsd"},
+    },
+    "dpo": {"optimization": OPTIMIZATION | {"objective": "dpo", "globalBatchRows": 2}},
+}
+
+
+def make_mode(folder: Path, mode: str, **more: Any) -> loop.Run:
+    run = make_run(folder, **MODES[mode], evaluation={"everySteps": 1}, checkpoint={"everySteps": 3}, **more)
+    if mode == "dpo":
+        run.train, run.validation = pairs(0), pairs(1)
+        run.__post_init__()
+    return run
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stopped_at", [1, 4, 5])
+def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(
+    tmp_path: Path, mode: str, stopped_at: int
+) -> None:
+    whole = make_mode(tmp_path / "whole", mode)
+    expected = loop.train(whole)
+    stopped = make_mode(tmp_path / "parted", mode)
+    stopped.record = lambda step, _: setattr(stopped.stop, "asked", step == stopped_at - 1)
+    stopped.stop.asked = stopped_at == 1
+    with pytest.raises(TryAgain):
+        loop.train(stopped)
+    again = make_mode(tmp_path / "parted", mode, attempt=2)
+    state = loop.train(again)
+    assert asdict(replace(state, run="", sha256="")) == asdict(expected)
+    assert torch.equal(again.trainee.flat, whole.trainee.flat)
+
+
+def test_the_modes_do_what_they_are_named_for(tmp_path: Path) -> None:
+    ends = {mode: loop.train(make_mode(tmp_path / mode, mode)) for mode in MODES}
+    assert ends["shares"].drawn[0] == pytest.approx(4 * ends["shares"].drawn[1], rel=0.3)
+    assert ends["lossDrop"].shares != [0.5, 0.5]
+    assert len(ends["coba"].coba["largest"]) == 4
+    assert (ends["stages"].stage, ends["stages"].stage_start, ends["stages"].step) == (1, 4, 10)
+    assert ends["stages"].passes == [2.0, 2.0]
+
+
+def test_coba_weighs_tasks_only_after_its_warm_up(tmp_path: Path) -> None:
+    run, seen = make_mode(tmp_path, "coba"), {}
+    run.record = lambda step, values: seen.update({step: (values["weight/a"], values["weight/b"])})
+    loop.train(run)
+    assert seen[2] == (0.5, 0.5)
+    assert seen[3] != (0.5, 0.5)
+    assert all(sum(weights) == pytest.approx(1) for weights in seen.values())
+
+
+def test_the_first_step_of_a_preference_run_costs_log_2_and_later_ones_less(tmp_path: Path) -> None:
+    run, seen = make_mode(tmp_path, "dpo"), []
+    run.record = lambda step, values: seen.append(values["train/loss"])
+    loop.train(run)
+    assert seen[0] == pytest.approx(math.log(2))
+    assert seen[-1] < seen[0]
+
+
+def test_a_stage_starts_with_fresh_moments_and_its_own_rate(tmp_path: Path) -> None:
+    run, rates = make_mode(tmp_path, "stages"), []
+    run.record = lambda step, values: rates.append(values["learning_rate"])
+    loop.train(run)
+    assert max(rates[:4]) == 0.05
+    assert max(rates[4:]) == 0.1
+    saved = run.store.at(run.store.latest)
+    assert saved is not None
+    assert float(saved[1]["step"]) == 6
+
+
+def test_balances_that_follow_validation_refuse_a_task_without_validation_rows(tmp_path: Path) -> None:
+    run = make_mode(tmp_path, "coba")
+    run.validation = make_split([4, 5], [0, 0])
+    with pytest.raises(Refused, match="taskBalance: coba .* b has no validation row"):
+        run.__post_init__()
+
+
+def test_the_ledger_tells_every_step_and_the_rows_in_it(tmp_path: Path) -> None:
+    run = make_mode(tmp_path, "natural")
+    loop.train(run)
+    entries = ledger.read(f"file://{tmp_path}")
+    assert [entry.step for entry in entries] == [1, 2, 3, 4, 5, 6]
+    first = [digest for entry in entries[:3] for digest in entry.rows]
+    assert sorted(first) == sorted(digest[:8].tobytes().hex() for digest in run.train.digests)
+    assert all(entry.finite and entry.gradient_norm > 0 for entry in entries)
+    assert set(entries[0].task_losses) <= {"a", "b"}
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_ten_in_a_row_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, optimization={"maxSteps": 50, "globalBatchRows": 3})
+    before, plain = run.trainee.flat.clone(), run.goal.measure
+
+    def poisoned(*arguments: Any) -> Any:
+        part = plain(*arguments)
+        return replace(part, loss=part.loss * math.nan)
+
+    monkeypatch.setattr(run.goal, "measure", poisoned)
+    with pytest.raises(loop.NonFiniteLoss, match="10 steps in a row up to step 10"):
+        loop.train(run)
+    assert torch.equal(run.trainee.flat, before)
+    entries = ledger.read(f"file://{tmp_path}")
+    assert [entry.finite for entry in entries] == [False] * 9
 
 
 def resumed(run: loop.Run) -> checkpoint.State | None:

@@ -64,7 +64,7 @@ class Run:
     store: checkpoint.Store
     channel: Channel
     stop: StopFlag
-    timer: checkpoint.Timer
+    timer: checkpoint.Timer = field(default_factory=lambda: checkpoint.Timer(None))
     attempt: int = 1
     record: Callable[[int, dict[str, float]], None] = lambda step, values: None
     ledger: Ledger = field(default_factory=Ledger)
