@@ -30,6 +30,7 @@ from anneal_trainers.group import Group
 from anneal_trainers.inspect_stage import inspect
 from anneal_trainers.train import runs_folder
 from anneal_trainers.tuned import dataset_folder
+from anneal_trainers.weights import load_base
 
 CPU = torch.device("cpu")
 
@@ -110,7 +111,7 @@ def check_export(run: FineTuneRun, tmp_path: Path) -> None:
     assert {n: manifest.metadata["lineage"][n] for n in digests} == digests
     assert (folder / "README.md").read_text().startswith("# job")
     assert ChatEncoder.load(folder).eos_ids == ChatEncoder.from_pretrained_folder(folder).eos_ids == [2]
-    merged = model.load_base(folder, quantized=False, device=CPU, dtype=torch.float32).eval()
+    merged = load_base(folder, quantized=False, device=CPU, dtype=torch.float32).eval()
     assert load_file(folder / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.bfloat16
     reference = load_file(folder / "reference.safetensors")
     begin, end = reference["offsets"][:2].tolist()

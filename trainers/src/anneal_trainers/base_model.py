@@ -11,6 +11,10 @@ from anneal_runtime.storage import exists, is_local, join, resolve
 from anneal_trainers.sources import base_uri
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose angles follow from a position alone: with `dynamic` and `longrope` they depend on the
+longest sequence of the batch, so a row would be learned differently beside others."""
+NF4_BLOCK = 64
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
@@ -37,13 +41,20 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
     """Return the sizes config.json states.
 
     Raises:
-        Refused: a family that is not trained here, by its name.
+        Refused: a family, a rotary embedding or a quantisation that is not trained here, by its name.
     """
     architecture = (config.get("architectures") or ["none"])[0]
     if architecture not in ARCHITECTURES:
         raise Refused(
             "UnsupportedModel",
             f"spec.baseModel: architecture {architecture} is none of {', '.join(ARCHITECTURES)}",
+        )
+    _check_rope(config)
+    if quantization := config.get("quantization_config"):
+        raise Refused(
+            "UnsupportedModel",
+            f"spec.baseModel: the weights are quantised already ({quantization.get('quant_method', 'unnamed')}); "
+            "name the model they were made from",
         )
     heads = config["num_attention_heads"]
     return ModelShape(
@@ -60,6 +71,17 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
     )
 
 
+def _check_rope(config: dict[str, Any]) -> None:
+    # Before version 5 of transformers the field was rope_scaling, and before that its key was `type`.
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        raise Refused(
+            "UnsupportedModel",
+            f"spec.baseModel: rotary embedding of type {kind} is none of {', '.join(ROPE_TYPES)}",
+        )
+
+
 def check_fits(spec: FineTuneJobSpec, shape: ModelShape) -> None:
     """Raise Refused where the spec asks for more than the model has."""
     if spec.data.max_length > shape.max_positions:
@@ -71,6 +93,27 @@ def check_fits(spec: FineTuneJobSpec, shape: ModelShape) -> None:
         raise Refused(
             "UnknownTarget", f"spec.adapter.targets: {', '.join(wrong)}: choose among {', '.join(LINEAR)}"
         )
+    if spec.adapter.type == "qlora":
+        _check_blocks(shape)
+
+
+def _check_blocks(shape: ModelShape) -> None:
+    """Raise Refused where a row of a linear layer is no whole number of NF4's blocks.
+
+    A scale would be shared by two outputs, and bitsandbytes' faster kernels take whole blocks only.
+    """
+    inputs = {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_attention_heads x head_dim": shape.heads * shape.head_size,
+    }
+    for name, size in inputs.items():
+        if size % NF4_BLOCK:
+            raise Refused(
+                "UnsupportedModel",
+                f"spec.baseModel: {name} is {size}, no multiple of {NF4_BLOCK}, the block of NF4; "
+                "set spec.adapter.type to lora",
+            )
 
 
 def tokenizer_folder(spec: FineTuneJobSpec, cache: Path) -> Path:

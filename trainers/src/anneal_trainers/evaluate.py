@@ -13,7 +13,7 @@ from anneal_api.outcome import EvaluateResult, Score
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import publishing
 from anneal_runtime.stage import run_stage
-from anneal_trainers import dataset, model, tuned
+from anneal_trainers import adapters, added_tokens, dataset, model, tuned
 from anneal_trainers.batches import batches
 from anneal_trainers.losses import weighted_cross_entropy
 from anneal_trainers.prepare import inspection, producer
@@ -29,10 +29,10 @@ def evaluate(run: FineTuneRun) -> EvaluateResult:
     facts, device = inspection(run), model.pick_device(0)
     folder = tuned.dataset_folder(run)
     split, names = dataset.open_split(folder, "test"), dataset.task_names(folder)
-    peft_model = tuned.load_tuned(run, device, model.compute_type(device))
+    peft_model = tuned.load_untuned(run, device, model.compute_type(device))
+    before = task_losses(peft_model, split, len(names), run.spec.data.max_length)
+    adapters.put(peft_model, tuned.adapter_folder(run))
     after = task_losses(peft_model, split, len(names), run.spec.data.max_length)
-    with peft_model.disable_adapter():
-        before = task_losses(peft_model, split, len(names), run.spec.data.max_length)
     rows = np.bincount(split.tasks, minlength=len(names)).tolist()
     scores = [
         Score(name=name, base_loss=float(before[k]), tuned_loss=float(after[k]), rows=rows[k])
@@ -57,7 +57,9 @@ def task_losses(peft_model: Any, split: dataset.Split, tasks: int, capacity: int
     """Return the mean nll of a learned token of each task, [tasks]; nan for a task without rows."""
     sums, counts = np.zeros(tasks), np.zeros(tasks)
     device = next(peft_model.parameters()).device
-    head = peft_model.get_base_model().get_output_embeddings().weight
+    base = peft_model.get_base_model()
+    added_tokens.write_into_embeddings(base)
+    head = base.get_output_embeddings().weight
     with torch.no_grad():
         for batch in batches(split, np.arange(len(split)), capacity, packed=True):
             here = batch.to(device)

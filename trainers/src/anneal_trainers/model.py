@@ -1,25 +1,29 @@
-"""The base model (NF4 or plain) with a low-rank adapter whose weights and gradients lie in two flat buffers.
+"""The base model (NF4 or plain) with what is trained, whose values and gradients lie in two flat buffers.
 
 One flat buffer means one all-reduce a step in a fixed layout, one tensor for the optimizer, one for a
-checkpoint. bitsandbytes repacks NF4 weights for AVX512-BF16 at the first forward pass in evaluation mode, which
-has no backward: later gradients would be wrong, so that path is switched off on every layer.
+checkpoint. It is whole on every rank under both strategies: FSDP2 divides the frozen base alone, so a loop, its
+checkpoints and its sums know nothing of the strategy, except that layers are gathered in each pass: every
+rank must make as many passes forward and backward as the others.
 """
 
 import os
-import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import peft
 import torch
-import transformers
-from bitsandbytes.nn.modules import Linear4bit
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from anneal_api.finetunejob import Adapter
-from anneal_trainers.base_model import LINEAR
+from anneal_trainers import adapters, added_tokens, weights
 from anneal_trainers.batches import Batch
-from anneal_trainers.losses import weighted_cross_entropy
+from anneal_trainers.group import Group
+
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass
@@ -64,19 +68,19 @@ class Trainee:
             parameters[name].data = flat[part].view(parameters[name].shape)
             start = part.stop
 
-    def losses(self, batch: Batch, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the weighted loss of a batch and the nll of every target."""
-        states = self.states(batch)[batch.before]
-        return weighted_cross_entropy(states, self.head, batch.targets, weights)
-
 
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the last hidden states, [batch * positions, hidden size]."""
+    """Return the last hidden states, [batch * positions, hidden size].
+
+    Over a base in bf16 the adapter's float32 weights are multiplied in bf16 too: in float32 they would take
+    more time than the base.
+    """
     base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    decoder: Any = base.get_decoder()
-    output = decoder(
-        input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
-    )
+    kind = base.get_input_embeddings().weight.dtype
+    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=kind == torch.bfloat16):
+        output = base.get_decoder()(
+            input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+        )
     states: torch.Tensor = output.last_hidden_state
     return states.reshape(-1, states.shape[-1])
 
@@ -99,48 +103,20 @@ def compute_type(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_base(folder: Path, *, quantized: bool, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return the frozen base model, its linear layers in NF4 with double quantisation when `quantized`."""
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        quantization_config=config if quantized else None,
-        attn_implementation="sdpa",
-        device_map={"": device},
-        local_files_only=True,
-    )
-    for layer in quantized_layers(model).values():
-        layer.support_avx512bf16_for_cpu = False
-    return model.requires_grad_(False)
-
-
-def quantized_layers(model: Any) -> dict[str, Any]:
-    """Return the NF4 layers of a model by name."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, Linear4bit)}
-
-
-def add_adapter(base: Any, adapter: Adapter, seed: int) -> Any:
-    """Return `base` with a fresh adapter in float32, the same on every rank that passes the same seed."""
-    torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # a float works: it is only divided
-        lora_dropout=adapter.dropout,
-        target_modules=list(adapter.targets or LINEAR),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        # peft asks transformers for an attribute by its former name.
-        warnings.simplefilter("ignore", FutureWarning)
-        return peft.get_peft_model(base, config)
+def assemble(
+    folder: Path,
+    adapter: Adapter,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    added: Mapping[str, int],
+) -> Any:
+    """Return the base in `folder` with a fresh adapter, and rows for `added` tokens (id by token)."""
+    base = weights.load_base(folder, quantized=adapter.type == "qlora", device=device, dtype=dtype)
+    model = adapters.add(base, adapter, seed)
+    added_tokens.add(base, added, seed)
+    model.peft_config["default"].trainable_token_indices = added_tokens.token_indices(base)
+    return model
 
 
 def flatten(model: Any) -> Trainee:
@@ -154,15 +130,60 @@ def flatten(model: Any) -> Trainee:
         parameter.data = flat[part].view(parameter.shape)
         parameter.grad = gradient[part].view(parameter.shape)
         start = part.stop
-    return Trainee(model, [name for name, _ in trainable], flat, gradient)
+    rows = added_tokens.head_rows(model.get_base_model())
+    return Trainee(
+        model,
+        [name for name, _ in trainable],
+        flat,
+        gradient,
+        None if rows is None else rows.ids,
+        None if rows is None else rows.values,
+    )
 
 
-def build(folder: Path, adapter: Adapter, seed: int, device: torch.device) -> Trainee:
-    """Load the base, add the adapter, flatten it, ready to train."""
-    dtype = compute_type(device)
-    base = load_base(folder, quantized=adapter.type == "qlora", device=device, dtype=dtype)
+def shard(model: Any, device: torch.device, world: int) -> None:
+    """Divide the frozen base's layers between the ranks by FSDP2: a layer is whole only while it computes.
+
+    Embeddings stay whole, as the loss takes the head by rows; so do the scales of NF4, a thirtieth of it.
+    Every rank loads the whole base first.
+    """
+    mesh = init_device_mesh(device.type, (world,))
+    decoder = model.get_base_model().get_decoder()
+    trained = {p for p in decoder.parameters() if p.requires_grad}
+    for layer in decoder.layers:
+        fully_shard(layer, mesh=mesh, ignored_params=trained)
+    # The root gathers nothing of its own: it makes the layers one chain, of which the next is gathered early.
+    whole = {p for p in decoder.parameters() if not isinstance(p, DTensor)}
+    fully_shard(decoder, mesh=mesh, ignored_params=whole)
+
+
+def build(
+    folder: Path,
+    adapter: Adapter,
+    seed: int,
+    device: torch.device,
+    *,
+    added: Mapping[str, int] = {},
+    init_from: Path | None = None,
+    strategy: Strategy = "ddp",
+    group: Group | None = None,
+) -> Trainee:
+    """Load the base, add the adapter, flatten it, ready to train.
+
+    Args:
+        added: ids of the tokens the base has no trained embedding for.
+        init_from: folder of an earlier adapter to go on from.
+        strategy: fsdp divides the base between the ranks of `group`.
+    """
+    model = assemble(folder, adapter, seed, device, compute_type(device), added)
+    if init_from is not None:
+        adapters.put(model, init_from, missing="token_adapter")
     if device.type == "cuda":
         # Recompute activations layer by layer: what the memory plan assumes. A CPU has memory, not flops.
+        base = model.get_base_model()
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
-    return flatten(add_adapter(base, adapter, seed).train())
+    trainee = flatten(model.train())
+    if strategy == "fsdp" and group is not None and group.world > 1:
+        shard(model, device, group.world)
+    return trainee

@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-from safetensors.torch import load_file
 
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.runs import FineTuneRun
-from anneal_runtime.artifacts import open_artifact, reference, uri_of
+from anneal_runtime.artifacts import identity, open_artifact, reference, uri_of
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import local
-from anneal_trainers import model
+from anneal_trainers import adapters, dataset, init_from, model
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.prepare import inspection
 from anneal_trainers.sources import base_uri
@@ -28,29 +26,34 @@ def adapter_folder(run: FineTuneRun) -> Path:
     return _open(run, "train")
 
 
+def initial_adapter(run: FineTuneRun) -> Path | None:
+    """Return the folder of the adapter this run goes on from, or None where it starts afresh."""
+    return init_from.folder(run.spec.adapter.init_from, cache_folder())
+
+
+def load_untuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the base in evaluation mode, with an adapter that changes nothing yet."""
+    spec, folder = run.spec, local(base_uri(run.spec.base_model), cache_folder())
+    added = dataset.added_tokens(dataset_folder(run))
+    return model.assemble(folder, spec.adapter, spec.optimization.seed, device, dtype, added).eval()
+
+
 def load_tuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the base with the trained adapter, in evaluation mode."""
-    adapter = run.spec.adapter
-    folder = local(base_uri(run.spec.base_model), cache_folder())
-    base = model.load_base(folder, quantized=adapter.type == "qlora", device=device, dtype=dtype)
-    tuned = model.add_adapter(base, adapter, run.spec.optimization.seed)
-    put_adapter(tuned, adapter_folder(run))
-    return tuned.eval()
-
-
-def put_adapter(tuned: Any, folder: Path) -> None:
-    """Copy the tensors of an adapter artifact into a model that has an adapter of that shape."""
-    saved = load_file(folder / "adapter_model.safetensors")
-    peft.set_peft_model_state_dict(tuned, saved)
+    tuned = load_untuned(run, device, dtype)
+    adapters.put(tuned, adapter_folder(run))
+    return tuned
 
 
 def input_digests(run: FineTuneRun, *stages: str) -> dict[str, str]:
-    """Return the digests of the base model and of what `stages` published, by role: a manifest's inputs.
+    """Return the digests of the base model, of the adapter gone on from, and of what `stages` published, by role.
 
     Raises:
         Refused: one of the stages has not published.
     """
     digests = {"base": inspection(run).base_digest}
+    if uri := run.spec.adapter.init_from:
+        digests["initial"] = identity(uri)
     for stage in stages:
         published = reference(_uri(run, stage))
         if published is None:
