@@ -90,6 +90,13 @@ def test_where_every_task_stalls_nothing_changes(tasks: int) -> None:
     assert raised_at == [0] * tasks
 
 
+def test_a_task_that_takes_no_part_stays_out_and_does_not_count() -> None:
+    """As in a stage of some tasks: two are left, so the cap of three or more does not hold."""
+    assert after([0.6, 0.4, 0.0], STUCK, FALLING, STUCK) == pytest.approx([0.8, 0.2, 0.0])
+    assert after([0.3, 0.3, 0.4, 0.0], STUCK, STUCK, FALLING, FALLING) == pytest.approx([0.4, 0.4, 0.2, 0])
+    assert after([0.7, 0.3, 0.0], STUCK, STUCK, FALLING) == [0.7, 0.3, 0.0]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_shares_keep_their_bounds_whatever_the_losses(seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -30,16 +30,16 @@ def next_shares(
     tasks ask for, these divide what it can; where every task stalls, none is raised.
 
     Args:
-        first: shares at the start, [tasks], each above 0, with sum 1.
+        first: shares at the start, [tasks], with sum 1; 0 for a task that takes no part.
         shares: present shares, [tasks], with sum 1.
         losses: validation losses so far, [validations, tasks]; NaN where a task has no validation rows, which
             is then never raised.
         raised_at: validations that there had been when each task was last raised, 0 if never.
     """
     rested = len(losses) - np.asarray(raised_at) >= WINDOWS
-    raised = stalled(losses) & rested
+    raised = stalled(losses) & rested & (shares > 0)
     wanted = shares * GROWTH
-    if len(shares) > 2:
+    if np.count_nonzero(shares) > 2:
         wanted = np.minimum(wanted, np.maximum(shares, CAP))
     growth = np.where(raised, wanted - shares, 0.0)
     floors = np.minimum(shares, KEPT * first)
@@ -62,7 +62,7 @@ def stalled(losses: Floats) -> npt.NDArray[np.bool_]:
 
 def shrunk(shares: Floats, floors: Floats, total: float) -> Floats:
     """Return `shares` in proportion with sum `total`, except for those held at their floors."""
-    held = np.zeros(len(shares), np.bool_)
+    held = shares <= floors
     result = floors
     while not held.all():
         scale = (total - floors[held].sum()) / shares[~held].sum()
