@@ -1,7 +1,5 @@
 """Memory that ran out is told with the micro-batch, the amount and the remedies; other errors pass unchanged."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_trainers import out_of_memory
 from anneal_trainers.channel import Channel
-from anneal_trainers.out_of_memory import OutOfMemory, describe, micro_batch
+from anneal_trainers.out_of_memory import OutOfMemory, describe, explained
 
 
 def spec(**fields: Any) -> FineTuneJobSpec:
@@ -52,11 +50,14 @@ def refused_by_python() -> None:
     ],
 )
 def test_an_allocators_error_names_batch_amount_and_remedies(work: Any, amount: str | None) -> None:
+    channel = Channel(None)
+    channel.beat("step", step=17)
+    channel.beat("compute", shape=(3, 512))
     with pytest.raises(OutOfMemory) as caught:
-        with micro_batch(Channel(None), spec(), "compute", 17, (3, 512)):
+        with explained(channel, spec()):
             work()
     message = str(caught.value)
-    assert message.startswith("memory ran out in phase compute, micro-batch of 3 x 512 positions of step 17")
+    assert message.startswith("memory ran out in phase compute, micro-batch of 3 x 512 positions in step 17")
     assert ("asked for" in message) == (amount is not None)
     assert amount is None or f"when {amount} more" in message
     assert "spec.data.maxLength (now 4096)" in message
@@ -64,18 +65,18 @@ def test_an_allocators_error_names_batch_amount_and_remedies(work: Any, amount: 
 
 def test_another_error_stays_what_it_was() -> None:
     with pytest.raises(RuntimeError, match="^size mismatch$") as caught:
-        with micro_batch(Channel(None), spec(), "compute", 1, (1, 1)):
+        with explained(Channel(None), spec()):
             raise RuntimeError("size mismatch")
     assert not isinstance(caught.value, OutOfMemory)
 
 
-def test_the_launcher_hears_of_a_batch_before_it_is_computed() -> None:
-    reading, writing = os.pipe()
-    with micro_batch(Channel(writing), spec(), "validate", 4, (1, 99)):
-        said = os.read(reading, 4096)
-    os.close(reading)
-    os.close(writing)
-    assert json.loads(said) == {"phase": "validate", "batch": "1 x 99 positions of step 4"}
+def test_outside_of_a_batch_only_the_phase_is_named() -> None:
+    channel = Channel(None)
+    channel.beat("compute", step=2, shape=(1, 16))
+    channel.beat("reduce")
+    with pytest.raises(OutOfMemory, match=r"^memory ran out in phase reduce\. lower"):
+        with explained(channel, spec()):
+            raise MemoryError
 
 
 def test_only_what_would_help_is_advised() -> None:

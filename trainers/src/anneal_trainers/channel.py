@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 ENV_CHANNEL = "ANNEAL_CHANNEL"
@@ -9,10 +10,14 @@ ENV_CHANNEL = "ANNEAL_CHANNEL"
 
 
 class Channel:
-    """The writing end; without a launcher, lines go nowhere."""
+    """The writing end; without a launcher, lines go nowhere. It remembers where the rank is, for its last words."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+        self._step: int | None = None
+        self.phase = "start"
+        self.batch = ""
+        """The micro-batch in progress, for a person; empty outside of any."""
 
     @classmethod
     def from_environment(cls) -> "Channel":
@@ -20,11 +25,19 @@ class Channel:
         number = os.environ.get(ENV_CHANNEL)
         return cls(None if number is None else int(number))
 
-    def beat(self, phase: str, batch: str = "") -> None:
-        """Say that this rank is alive and what it does next, and with which micro-batch."""
-        self.send({"phase": phase, "batch": batch})
+    def beat(self, phase: str, *, step: int | None = None, shape: Sequence[int] = ()) -> None:
+        """Say that this rank is alive and what it does next.
+
+        Args:
+            phase: what it does.
+            step: the step it begins; later beats are of the same one.
+            shape: of the micro-batch it begins: sequences (packs, or padded rows) x positions.
+        """
+        self.phase, self._step = phase, self._step if step is None else step
+        self.batch = f"{shape[0]} x {shape[1]} positions in step {self._step}" if shape else ""
+        self.send({"phase": phase, "batch": self.batch})
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one message (below 4 KiB, so that it is written in one piece)."""
+        """Send one message; nobody else writes into this rank's pipe, so it may be of any length."""
         if self._descriptor is not None:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")

@@ -163,6 +163,7 @@ def take_step(
     run: Run, state: checkpoint.State, optimizer: torch.optim.Optimizer
 ) -> tuple[checkpoint.State, Step]:
     """Take one step; return the state after it, and what it was."""
+    run.channel.beat("step", step=state.step + 1)
     phase, inside = run.phases[state.stage], state.step - state.stage_start
     place = Place(inside, tuple(state.consumed), tuple(state.drawn))
     units, after = phase.plan.take(place, state.shares)

@@ -1,12 +1,12 @@
 """Out of memory, as a person needs it told: which micro-batch, how much was asked for, and what to change.
 
-Two ways lead here. An allocator refuses, and the rank raises (`micro_batch`); or the kernel kills the rank, and
+Two ways lead here. An allocator refuses, and the rank raises (`explained`); or the kernel kills the rank, and
 its launcher knows from the container's memory.events and the last heartbeat, or, killed
 with it, has left word before. No torch here: the launcher has none.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,24 +26,14 @@ class OutOfMemory(RuntimeError):
 
 
 @contextmanager
-def micro_batch(
-    channel: Channel, spec: FineTuneJobSpec, phase: str, step: int, shape: Sequence[int]
-) -> Iterator[None]:
-    """Tell the launcher that this micro-batch is next, and name it if memory runs out within.
-
-    `shape` is that of the token ids: sequences (packs, or padded rows) x positions.
-
-    Raises:
-        OutOfMemory: instead of the allocator's own error.
-    """
-    what = f"{shape[0]} x {shape[1]} positions of step {step}"
-    channel.beat(phase, what)
+def explained(channel: Channel, spec: FineTuneJobSpec) -> Iterator[None]:
+    """Raise OutOfMemory instead of an allocator's own error: it names what the rank last said it would do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_refusal(error):
             raise
-        raise OutOfMemory(describe(spec, phase, what, asked=asked(error))) from error
+        raise OutOfMemory(describe(spec, channel.phase, channel.batch, asked(error))) from error
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -57,16 +47,16 @@ def asked(error: BaseException) -> str:
     return found[1] if found else ""
 
 
-def describe(spec: FineTuneJobSpec, phase: str, what: str, asked: str = "") -> str:
-    """Return the message for a person."""
-    where = f"in phase {phase}" + (f", micro-batch of {what}" if what else "")
+def describe(spec: FineTuneJobSpec, phase: str, batch: str, asked: str = "") -> str:
+    """Return the message for a person; `batch` and `asked` may be empty where nothing is known of them."""
+    where = f"in phase {phase}" + (f", micro-batch of {batch}" if batch else "")
     wanted = f", when {asked} more were asked for" if asked else ""
     return f"memory ran out {where}{wanted}. {_remedies(spec)}"
 
 
-def last_words(spec: FineTuneJobSpec, phase: str, what: str) -> str:
+def last_words(spec: FineTuneJobSpec, phase: str, batch: str) -> str:
     """Return what is left for a reader when the kernel kills the whole container: nobody else can speak then."""
-    return f"last heard in phase {phase}, micro-batch of {what}. If memory ran out: {_remedies(spec)}"
+    return f"last heard in phase {phase}, micro-batch of {batch}. If memory ran out: {_remedies(spec)}"
 
 
 def kills() -> int:

@@ -76,7 +76,7 @@ def measured(
     weight = torch.from_numpy(weights[places]).to(trainee.flat.dtype).to(trainee.device)
     together = None if groups is None else groups[places]
     for batch in batches(split, mine, capacity, data.packing == "bestFit", together):
-        run.channel.beat(phase)
+        run.channel.beat(phase, shape=batch.ids.shape)
         part = run.goal.measure(trainee, batch.to(trainee.device), weight)
         yield part, split.tasks[mine[part.rows]]
 
