@@ -15,6 +15,7 @@ from anneal_api.runs import ENV_RUN, ENV_TERMINATION_LOG, RUN_PATH
 from anneal_runtime.errors import Refused, TryAgain
 
 Run = TypeVar("Run", bound=Model)
+_TOLD_ERRORS = 8
 
 
 def run_stage(work: Callable[[Run], Model], run_type: type[Run]) -> int:
@@ -36,7 +37,7 @@ def read_run(run_type: type[Run]) -> Run:
     """Return the run config of this pod.
 
     Raises:
-        Refused: a key it does not know, or a value that does not fit; all of them are named.
+        Refused: keys it does not know, or values that do not fit; the first of them are named.
     """
     path = Path(os.environ.get(ENV_RUN, RUN_PATH))
     try:
@@ -48,7 +49,7 @@ def read_run(run_type: type[Run]) -> Run:
 def _told(error: ValidationError) -> str:
     return "; ".join(
         f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}, found {str(found['input'])[:80]}"
-        for found in error.errors()
+        for found in error.errors()[:_TOLD_ERRORS]
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from anneal_api.base import wire
@@ -14,6 +15,10 @@ from anneal_trainers.inspect_stage import inspect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tiny_model import write_tiny_model
+
+# The same examples on every run, however slow the machine.
+hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("deterministic")
 
 MakeRun = Callable[..., FineTuneRun]
 

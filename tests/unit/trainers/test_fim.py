@@ -277,8 +277,7 @@ def test_a_document_with_a_gap_of_its_own_stays_plain() -> None:
 
 @given(st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), min_size=1), digests)
 def test_instructions_split_without_a_loss(text: str, digest: bytes) -> None:
-    filler = fim.filler(task(tokens="instruction"), byte_encoder())
-    assert filler is not None
+    filler = made("qwen", tokens="instruction")
     data = Data.model_construct(max_length=80, over_length="split")
     rows, _ = filler.rows(text, "instruction", digest, data)
     assert all(len(row.ids) <= 80 for row in rows)

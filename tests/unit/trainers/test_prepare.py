@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from anneal_api import unsupported
+from anneal_api.base import wire
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.finetunejob import Split as Shares
+from anneal_api.outcome import Outcome
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
-from anneal_trainers import base_model, dataset, prepare
+from anneal_trainers import base_model, dataset, inspect_stage, prepare
 from anneal_trainers.formats import Row
 from anneal_trainers.prepare import part_of
 from anneal_trainers.tuned import dataset_folder
@@ -188,6 +190,21 @@ def test_inspection_refuses_rows_and_settings_that_do_not_go_together(
     with pytest.raises(Refused, match=told) as caught:
         make_run(tasks=written(tmp_path, rows, **of_task), **of_spec)
     assert caught.value.reason == reason
+
+
+def test_a_wrong_key_in_the_run_config_is_named(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = wire(make_run(inspected=False))
+    run["spec"]["optimization"]["lerningRate"] = 0.1
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    monkeypatch.setenv("ANNEAL_RUN", str(tmp_path / "run.json"))
+    monkeypatch.setenv("ANNEAL_TERMINATION_LOG", str(tmp_path / "log"))
+    assert inspect_stage.main() == 64
+    message = Outcome.model_validate_json((tmp_path / "log").read_bytes()).message
+    assert message.startswith(
+        "run.json: spec.optimization.lerningRate: Extra inputs are not permitted, found 0.1"
+    )
 
 
 def test_two_tasks_of_one_name_are_refused(make_run: Any, tmp_path: Path) -> None:
