@@ -17,26 +17,25 @@ Rows = npt.NDArray[np.int64]
 class Batch:
     """What the model gets and what it is asked: shapes [batch, positions], and [targets] for the rest.
 
-    `positions` restart at 0 with every document. `mask` is None for a pack: the model derives the
-    document mask from the positions, and only without an attention mask. `before` indexes the flattened
+    `positions` restart at 0 with every document. `bounds` are where the documents of a pack begin, and the end
+    of the last; None where each row is one document, which may be padded on the right. `before` indexes the flattened
     states from which `targets` are predicted; `rows` says which of the rows the batch was made from (by its
     place among them, not in the split) each target belongs to.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor | None
+    bounds: tuple[int, ...] | None
     before: torch.Tensor
     targets: torch.Tensor
     rows: Rows
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        mask = None if self.mask is None else self.mask.to(device)
         return Batch(
             self.ids.to(device),
             self.positions.to(device),
-            mask,
+            self.bounds,
             self.before.to(device),
             self.targets.to(device),
             self.rows,
@@ -68,7 +67,7 @@ def pack(split: Split, rows: Rows | Sequence[int], places: Rows | None = None) -
     return Batch(
         torch.from_numpy(ids)[None],
         torch.from_numpy(positions)[None],
-        None,
+        tuple(np.cumsum([0, *(len(ids) for ids, _ in pairs)]).tolist()),
         torch.from_numpy(where - 1),
         torch.from_numpy(ids[where]),
         owners[where],
@@ -82,16 +81,14 @@ def pad(split: Split, rows: Rows | Sequence[int], places: Rows | None = None) ->
     longest = max(len(ids) for ids, _ in pairs)
     ids = np.zeros((len(pairs), longest), np.int64)
     learned = np.zeros((len(pairs), longest), bool)
-    mask = np.zeros((len(pairs), longest), np.int64)
     for place, (row_ids, row_learned) in enumerate(pairs):
         ids[place, : len(row_ids)] = row_ids
         learned[place, : len(row_ids)] = row_learned
-        mask[place, : len(row_ids)] = 1
     where = np.flatnonzero(learned)
     return Batch(
         torch.from_numpy(ids),
         torch.arange(longest).expand(len(pairs), -1),
-        torch.from_numpy(mask),
+        None,
         torch.from_numpy(where - 1),
         torch.from_numpy(ids.reshape(-1)[where]),
         places[where // longest],

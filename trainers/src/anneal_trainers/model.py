@@ -79,7 +79,7 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     kind = base.get_input_embeddings().weight.dtype
     with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=kind == torch.bfloat16):
         output = base.get_decoder()(
-            input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+            input_ids=batch.ids, position_ids=batch.positions, bounds=batch.bounds, use_cache=False
         )
     states: torch.Tensor = output.last_hidden_state
     return states.reshape(-1, states.shape[-1])

@@ -15,6 +15,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 
 from anneal_runtime.errors import Refused
+from anneal_trainers import attention
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -37,7 +38,7 @@ def load_base(folder: Path, *, quantized: bool, device: torch.device, dtype: tor
         state_dict=_tensors(folder, spoiled),
         dtype=dtype,
         quantization_config=_nf4(dtype) if quantized else None,
-        attn_implementation="sdpa",
+        attn_implementation=attention.IMPLEMENTATION,
         device_map={"": device},
         output_loading_info=True,
     )
