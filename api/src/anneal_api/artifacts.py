@@ -94,8 +94,14 @@ def _stage_key(stage: str, **inputs: Any) -> str:
     return content_key({"stage": stage, "version": STAGE_VERSIONS[stage], **inputs})
 
 
-def finetune_keys(spec: FineTuneJobSpec, base_digest: str, task_digests: dict[str, str]) -> FineTuneKeys:
-    """Return the content keys of all stages of a run; a stage made of another's output takes its key."""
+def finetune_keys(
+    spec: FineTuneJobSpec, base_digest: str, task_digests: dict[str, str], initial_digest: str | None = None
+) -> FineTuneKeys:
+    """Return the content keys of all stages of a run; a stage made of another's output takes its key.
+
+    `initial_digest` is that of the adapter spec.adapter.initFrom names: where it lies changes nothing.
+    """
+    adapter = {name: value for name, value in wire(spec.adapter).items() if name != "initFrom"}
     data = wire(spec.data)
     packing = data.pop("packing")
     tasks = [
@@ -109,7 +115,8 @@ def finetune_keys(spec: FineTuneJobSpec, base_digest: str, task_digests: dict[st
         dataset=prepare,
         packing=packing,
         weights={t.name: [t.weight, t.sampling_share] for t in spec.tasks},
-        adapter=wire(spec.adapter),
+        adapter=adapter,
+        initial=initial_digest,
         optimization=wire(spec.optimization),
         stages=[wire(s) for s in spec.stages],
         checkpoint=wire(spec.checkpoint),

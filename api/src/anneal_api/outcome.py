@@ -57,6 +57,7 @@ class FineTuneInspection(Model):
     """Result of a FineTuneJob's inspect stage."""
 
     base_digest: str
+    initial_digest: str | None = Field(None, description="Of the adapter that initFrom names.")
     shape: ModelShape
     tasks: list[TaskFacts]
     keys: FineTuneKeys

@@ -1,6 +1,6 @@
 """Fields that exist and are not built yet: set to anything but their default they are refused, never ignored.
 
-The table shrinks to nothing; a path ends where a default is compared, `[]` walks a list.
+The table shrinks to nothing; a path ends where a default is compared.
 """
 
 from collections.abc import Iterator
@@ -12,21 +12,12 @@ from anneal_api.modeldeployment import ModelDeploymentSpec
 FIELDS: dict[type[Model], tuple[str, ...]] = {
     FineTuneJobSpec: (
         "queue_name",
-        "tasks[].fim",
-        "tasks[].sampling_share",
         "data.dedup",
         "data.filters",
         "data.decontaminate",
-        "adapter.init_from",
-        "optimization.objective",
-        "optimization.schedule",
-        "stages",
         "workers.min_nodes",
-        "workers.strategy",
-        "checkpoint.every_minutes",
         "fault_policy.restart_window",
         "evaluation.suites",
-        "telemetry",
     ),
     ModelDeploymentSpec: (
         "model.selector",
@@ -41,10 +32,7 @@ FIELDS: dict[type[Model], tuple[str, ...]] = {
 }
 """Values, rather than whole fields, that are not built yet."""
 VALUES: dict[type[Model], dict[str, tuple[str, ...]]] = {
-    FineTuneJobSpec: {
-        "optimization.task_balance": ("coba", "lossDrop"),
-        "tasks[].data.format": ("preference",),
-    },
+    FineTuneJobSpec: {},
     ModelDeploymentSpec: {
         "engine.runtime": ("tensorrt-llm-pytorch",),
         "quantization.method": ("none",),
@@ -70,12 +58,10 @@ def refused(spec: Model) -> list[str]:
 
 
 def _walk(model: Model, path: list[str]) -> Iterator[tuple[object, object]]:
-    head, rest = path[0], path[1:]
-    name = head.removesuffix("[]")
+    name, rest = path[0], path[1:]
     value = getattr(model, name)
     if value is not None and rest:
-        for item in value if head.endswith("[]") else [value]:
-            yield from _walk(item, rest)
+        yield from _walk(value, rest)
     elif not rest:
         yield value, type(model).model_fields[name].get_default(call_default_factory=True)
 

@@ -24,17 +24,14 @@ def test_defaults_pass() -> None:
     [
         ({"queueName": "q"}, "spec.queueName: 'q' is not implemented yet; remove the field"),
         ({"data": {"dedup": "near"}}, "spec.data.dedup: 'near' is not implemented yet; remove the field"),
-        (
-            {"optimization": {"taskBalance": "coba"}},
-            "spec.optimization.taskBalance: coba is not implemented yet; choose another value",
-        ),
     ],
 )
 def test_a_field_that_is_not_built_is_named(change: dict[str, object], sentence: str) -> None:
     assert unsupported.refused(FineTuneJobSpec.model_validate({**JOB, **change})) == [sentence]
 
 
-def test_one_task_of_several_is_enough() -> None:
-    fim = {"name": "b", "data": {"uri": "pvc://store/b"}, "fim": {"rate": 0.5}}
-    spec = FineTuneJobSpec.model_validate({**JOB, "tasks": [*JOB["tasks"], fim]})  # type: ignore[misc]
-    assert len(unsupported.refused(spec)) == 1
+def test_a_value_that_is_not_built_is_named() -> None:
+    change = {"engine": {"runtime": "tensorrt-llm-pytorch"}}
+    assert unsupported.refused(ModelDeploymentSpec.model_validate({**DEPLOYMENT, **change})) == [
+        "spec.engine.runtime: tensorrt-llm-pytorch is not implemented yet; choose another value"
+    ]
