@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there; the newest whole one of one's own run is found."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,45 @@ def test_the_ledger_is_written_before_the_checkpoint_shows(
     target.wait()
     assert seen == [True]
     assert part.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_ledger_that_cannot_be_written_does_not_hide_why_the_run_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "attempt-1").write_text("a file where the folder must be")
+    store(tmp_path).write_ledger(['{"step": 1}'])
+    assert "last 1 lines are lost" in capsys.readouterr().err
+
+
+def test_a_finished_run_keeps_its_last_attempt_the_best_and_what_people_read(tmp_path: Path) -> None:
+    for attempt, steps in ((1, (2, 4)), (2, (6, 8)), (3, (10,))):
+        for step in steps:
+            save(store(tmp_path, attempt), step, best=step)
+        folder = tmp_path / f"attempt-{attempt}"
+        (folder / f".step-0000000{attempt}.77").mkdir()
+        for name in ("ledger", "stacks", "step-notes"):
+            (folder / name).mkdir()
+    (tmp_path / "tensorboard").mkdir()
+    store(tmp_path, 3).retire(best=4)
+    left = {p.name: sorted(q.name for q in p.iterdir()) for p in tmp_path.iterdir()}
+    kept = ["ledger", "stacks", "step-notes"]
+    assert left == {
+        "attempt-1": sorted([*kept, "step-00000004"]),
+        "attempt-2": kept,
+        "attempt-3": sorted([*kept, ".step-00000003.77", "step-00000010"]),
+        "tensorboard": [],
+    }
+    assert store(tmp_path, 3).at(4) is not None
+
+
+def test_what_the_loop_waited_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Staging.copy
+    monkeypatch.setattr(Staging, "copy", lambda *arguments: (time.sleep(0.2), copy(*arguments))[1])
+    target = store(tmp_path)
+    target.save(State(step=1), {"adapter": torch.ones(5)})
+    target.staged()
+    target.wait()
+    assert 0.1 < target.waited < 20
 
 
 def test_a_store_of_objects_keeps_checkpoints_too() -> None:

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from anneal_api.finetunejob import FineTuneJobSpec
-from anneal_api.outcome import EXIT_CODES
+from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_trainers import out_of_memory
 from anneal_trainers.launcher import Launcher, Limits, Rank, serve
 
@@ -168,6 +168,23 @@ def test_sigterm_reaches_every_rank_which_save_and_end_with_75() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def told_to_stop(group: Launcher) -> Outcome:
+    """Return how ranks are judged that end once their pod was told to stop."""
+    for command in group._commands:
+        group._start(command, {})
+    group._terminated = True
+    return group._watch()
+
+
+def test_a_rank_told_to_stop_may_end_after_the_others(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    message = {"outcome": {"verdict": "Retry", "reason": "Preempted", "message": "saved"}}
+    last = f"while not os.path.exists({str(gone)!r}): time.sleep(0.01)\ntime.sleep(0.5)\nsay({message!r}); sys.exit(75)"
+    group = launcher(last, f"open({str(gone)!r}, 'w').close(); sys.exit(75)")
+    found = told_to_stop(group)
+    assert (found.reason, found.message) == ("Preempted", "saved")
+
+
 def test_sigterm_while_ranks_are_started_reaches_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     group, started, start = launcher(WAIT, WAIT), [], threading.Thread.start
 
@@ -187,9 +204,7 @@ def test_sigterm_while_ranks_are_started_reaches_those_that_run(monkeypatch: pyt
 
 
 def test_sigterm_before_a_ranks_first_step_is_a_preemption() -> None:
-    group = launcher("sys.exit(75)")
-    group._terminated = True
-    found = group.run()
+    found = told_to_stop(launcher("sys.exit(75)"))
     assert (found.verdict, found.reason) == ("Retry", "Preempted")
 
 

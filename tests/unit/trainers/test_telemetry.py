@@ -34,7 +34,7 @@ def attempts(make: Callable[[int], telemetry.Sink]) -> None:
     for steps, offset in (((1, 2, 3, 4, 5), 0.0), ((4, 5, 6), 0.5)):
         curves = Telemetry({"curves": make})
         for step in steps:
-            curves.record(step, {"loss": step + offset, "task_loss/a": 1.0})
+            curves.record(step, {"loss": step + offset, "task_loss/a": 1.0, "learning_rate": 0.1})
         curves.close()
 
 

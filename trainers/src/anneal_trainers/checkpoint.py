@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from anneal_runtime.artifacts import sha256
 from anneal_runtime.storage import is_local, join, resolve
 from anneal_trainers import ledger
+from anneal_trainers.runs import attempt_folder, names_in
 from anneal_trainers.staging import Staging, Tensors
 
 STATE, TENSORS = "state.json", "state.safetensors"
@@ -109,12 +111,15 @@ class Timer:
 
 
 class Store:
-    """The checkpoints of a run: writes to its own attempt's folder, reads any attempt's up to its own."""
+    """The checkpoints of a run: writes to its own attempt's folder, reads any attempt's up to its own.
+
+    `waited` is how many seconds the loop has been kept waiting.
+    """
 
     def __init__(self, runs_uri: str, attempt: int, run: str, keep: int) -> None:
         self._runs = runs_uri
-        self._attempt = attempt
-        self._own = join(runs_uri, f"attempt-{attempt}")
+        self.attempt = attempt
+        self._own = attempt_folder(runs_uri, attempt)
         self._run = run
         self._keep = keep
         self._staging = Staging()
@@ -123,6 +128,7 @@ class Store:
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self.latest: int | None = None
+        self.waited = 0.0
 
     def save(self, state: State, live: Mapping[str, torch.Tensor], lines: Sequence[str] = ()) -> None:
         """Write a checkpoint, and the ledger's `lines` before it, in the background.
@@ -130,7 +136,8 @@ class Store:
         `live` must not change before `staged()` has returned. Waits only for an earlier save still being
         written, and raises what that one raised.
         """
-        self.wait()
+        with self._waiting():
+            self.wait()
         self._staged.clear()
         arguments = (replace(state, run=self._run), live, self._staging.mark(live), lines)
         self._writer = threading.Thread(target=self._guarded, args=arguments, daemon=True)
@@ -138,7 +145,8 @@ class Store:
 
     def staged(self) -> None:
         """Return when the tensors of the last save may change; what went wrong is raised by `wait()`."""
-        self._staged.wait()
+        with self._waiting():
+            self._staged.wait()
 
     def wait(self) -> None:
         """Return when nothing is being written; raise what the last writing raised."""
@@ -150,8 +158,30 @@ class Store:
             raise error
 
     def write_ledger(self, lines: Sequence[str]) -> None:
-        """Write the lines of steps that no checkpoint follows: the run ends here."""
-        ledger.write(self._own, lines)
+        """Write the lines of steps that no checkpoint follows: the run ends here, for a cause of its own."""
+        try:
+            ledger.write(self._own, lines)
+        except OSError as error:
+            print(f"the ledger's last {len(lines)} lines are lost: {error}", file=sys.stderr, flush=True)
+
+    def retire(self, best: int) -> None:
+        """Remove what a finished run needs no more: earlier attempts' checkpoints but the best, and torn ones.
+
+        The newest attempt's stay, for a replay; ledgers, curves and stacks stay, too.
+        """
+        for attempt in range(1, self.attempt):
+            folder = attempt_folder(self._runs, attempt)
+            filesystem, path = resolve(folder)
+            for name in names_in(folder):
+                if re.fullmatch(r"\.?step-\d{8,}(\.\d+)?", name) and name != _name(best):
+                    with contextlib.suppress(OSError):
+                        filesystem.rm(f"{path}/{name}", recursive=True)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint of this run that is whole, or None; a damaged one is passed over."""
@@ -169,8 +199,8 @@ class Store:
         return None
 
     def _found(self) -> Iterator[str]:
-        for attempt in range(self._attempt, 0, -1):
-            folder = join(self._runs, f"attempt-{attempt}")
+        for attempt in range(self.attempt, 0, -1):
+            folder = attempt_folder(self._runs, attempt)
             yield from (join(folder, _name(step)) for step in _steps_in(folder))
 
     def _guarded(
@@ -255,11 +285,7 @@ def _name(step: int) -> str:
 
 def _steps_in(folder: str) -> list[int]:
     """Return the steps of the checkpoints in `folder`, ascending; it holds other things too."""
-    filesystem, path = resolve(folder)
-    if not filesystem.isdir(path):
-        return []
-    names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)]
-    return sorted(_step_of(name) for name in names if re.fullmatch(r"step-\d{8,}", name))
+    return sorted(_step_of(name) for name in names_in(folder) if re.fullmatch(r"step-\d{8,}", name))
 
 
 def _step_of(uri: str) -> int:

@@ -43,8 +43,11 @@ from anneal_runtime.stage import read_run, report, termination_log
 from anneal_runtime.storage import join, resolve
 from anneal_trainers import metrics, out_of_memory
 from anneal_trainers.channel import ENV_CHANNEL
+from anneal_trainers.runs import attempt_folder, runs_folder
 
 POLL_SECONDS = 0.1
+LEAVE_SECONDS = 10.0
+"""Time ranks get to end, from the first that does, once they were told to: one has curves to close."""
 DUMP_SECONDS = 1.0
 """Time ranks get to write their stacks before a hung group is killed."""
 SLOW_PHASES = ("save", "publish")
@@ -209,9 +212,7 @@ class Launcher:
     def _watch(self) -> Outcome:
         while True:
             if self._failed():
-                time.sleep(
-                    POLL_SECONDS
-                )  # the last messages may still be in the pipes, and a cause about to end
+                self._let_end()
                 cause = self._cause()
                 self._kill()
                 return self._describe(cause)
@@ -220,6 +221,13 @@ class Launcher:
                 return self.ranks[0].outcome or Outcome(verdict="Succeeded", reason="Done")
             if (hung := self._hung(time.monotonic())) is not None:
                 return self._end_hang(hung)
+            time.sleep(POLL_SECONDS)
+
+    def _let_end(self) -> None:
+        """Wait a moment: last messages may still be in the pipes, and a cause about to end."""
+        time.sleep(POLL_SECONDS)
+        end = time.monotonic() + (LEAVE_SECONDS if self._terminated else 0.0)
+        while time.monotonic() < end and any(rank.process.poll() is None for rank in self.ranks):
             time.sleep(POLL_SECONDS)
 
     def _failed(self) -> list[Rank]:
@@ -351,15 +359,8 @@ def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
 
 
 def _dumps_uri(run: FineTuneRun) -> str:
-    attempt = os.environ.get(ENV_ATTEMPT, "1")
-    return join(
-        run.spec.output.uri,
-        run.namespace,
-        "runs",
-        f"{run.name}-{run.uid[:8]}",
-        f"attempt-{attempt}",
-        "stacks",
-    )
+    attempt = int(os.environ.get(ENV_ATTEMPT, "1"))
+    return join(attempt_folder(runs_folder(run), attempt), "stacks")
 
 
 def _asks_again(rank: Rank) -> bool:

@@ -6,12 +6,12 @@ checkpoint and one when an attempt ends early. Floats are written so that they r
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from anneal_runtime.storage import is_local, join, resolve
+from anneal_trainers.runs import attempt_folder, attempts, names_in
 
 DIGEST_BYTES = 8
 """Of a row's digest: enough to tell apart the rows of any dataset."""
@@ -76,27 +76,18 @@ def read(runs: str) -> list[Entry]:
     one went on from a checkpoint, and what the earlier one had done beyond it was lost and done again.
     """
     line: list[Entry] = []
-    for attempt in _attempts(runs):
-        entries = sorted(_entries(join(runs, f"attempt-{attempt}", "ledger")), key=lambda entry: entry.step)
+    for attempt in attempts(runs):
+        entries = sorted(_entries(attempt_folder(runs, attempt)), key=lambda entry: entry.step)
         line = [old for old in line if not entries or old.step < entries[0].step] + entries
     return line
 
 
-def _attempts(runs: str) -> list[int]:
-    filesystem, path = resolve(runs)
-    if not filesystem.isdir(path):
-        return []
-    names = (str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False))
-    return sorted(int(name[8:]) for name in names if re.fullmatch(r"attempt-\d+", name))
-
-
 def _entries(folder: str) -> Iterator[Entry]:
-    filesystem, path = resolve(folder)
-    if not filesystem.isdir(path):
-        return
-    for name in filesystem.ls(path, detail=False):
-        if str(name).endswith(".jsonl"):
-            lines = filesystem.cat_file(name).decode().splitlines()
+    uri = join(folder, "ledger")
+    filesystem, path = resolve(uri)
+    for name in names_in(uri):
+        if name.endswith(".jsonl") and not name.startswith("."):
+            lines = filesystem.cat_file(f"{path}/{name}").decode().splitlines()
             yield from (Entry(**json.loads(line)) for line in lines)
 
 

@@ -143,7 +143,7 @@ class MLflow:
             else self._client.create_run(experiment, run_name=run.name, tags={UID_TAG: run.uid}).info.run_id
         )
         self._client.update_run(self._run, "RUNNING")
-        history = self._client.get_metric_history(self._run, "loss")
+        history = self._client.get_metric_history(self._run, "learning_rate")
         self._last = max((metric.step for metric in history), default=0)
 
     def record(self, step: int, values: Values) -> None:
