@@ -1,12 +1,20 @@
 """Units stay whole: written side by side, described alike, dropped together."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anneal_runtime.chat import Encoded
-from anneal_trainers.dataset import Dropped, SplitWriter, open_split, token_type
+from anneal_trainers.dataset import (
+    Dropped,
+    SplitWriter,
+    added_tokens,
+    open_split,
+    task_names,
+    token_type,
+)
 
 
 def row(*ids: int) -> Encoded:
@@ -74,6 +82,23 @@ def test_a_split_without_rows_is_a_split(tmp_path: Path) -> None:
     assert split.units.tolist() == [0]
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
-def test_ids_take_the_smallest_type_that_holds_them(vocabulary: int, expected: type) -> None:
-    assert token_type(vocabulary) is expected
+@pytest.mark.parametrize(
+    ("vocabulary", "added", "expected"),
+    [
+        (1 << 16, {}, np.uint16),
+        ((1 << 16) + 1, {}, np.uint32),
+        (1 << 16, {"<|gap|>": (1 << 16) - 1}, np.uint16),
+        (1 << 16, {"<|gap|>": 1 << 16}, np.uint32),
+    ],
+)
+def test_ids_take_the_smallest_type_that_holds_them(
+    vocabulary: int, added: dict[str, int], expected: type
+) -> None:
+    assert token_type(vocabulary, added) is expected
+
+
+def test_what_is_told_of_the_rows_can_be_read_again(tmp_path: Path) -> None:
+    told = {"tasks": [{"name": "b"}, {"name": "a"}], "addedTokens": {"<|gap|>": 7}}
+    (tmp_path / "rows.json").write_text(json.dumps(told))
+    assert task_names(tmp_path) == ["b", "a"]
+    assert added_tokens(tmp_path) == {"<|gap|>": 7}

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models, normalizers
 from anneal_api.finetunejob import Data, Task
 from anneal_runtime.chat import CODEFUSE_TEMPLATE, ChatEncoder, Encoded
 from anneal_runtime.errors import Refused
-from anneal_trainers import fim
-from anneal_trainers.fim import FAMILIES, Filler, Form
+from anneal_trainers import fim, sentinels
+from anneal_trainers.fim import Filler, Form
+from anneal_trainers.sentinels import FAMILIES, Sentinels
 
 FAMILY_NAMES = sorted(FAMILIES)
 ENCODERS = {name: byte_encoder(FAMILIES[name].texts) for name in FAMILY_NAMES}
@@ -97,18 +98,8 @@ def test_sentinels_are_never_learned_and_the_end_always_is(
     assert len(learned) == len(row.ids) - 3 - (0 if loss == "all" else sides)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_each_sentinel_is_one_id(name: str) -> None:
-    tokenizer = ENCODERS[name].tokenizer
-    by = made(name).sentinels
-    assert by is not None
-    found = [tokenizer.encode(text, add_special_tokens=False).ids for text in FAMILIES[name].texts]
-    ends = [] if FAMILIES[name].end else [[tokenizer.token_to_id(EOS)]]
-    assert found + ends == [[by.prefix], [by.suffix], [by.middle], [by.end]]
-
-
 def test_published_orders() -> None:
-    by = fim.Sentinels(prefix=101, suffix=102, middle=103, end=104)
+    by = Sentinels(prefix=101, suffix=102, middle=103, end=104)
     psm = fim.arranged([1], [2, 3], [4], by, spm=False, whole=True)
     spm = fim.arranged([1], [2, 3], [4], by, spm=True, whole=False)
     assert psm.ids == [101, 1, 102, 4, 103, 2, 3, 104]
@@ -179,7 +170,7 @@ def test_a_length_without_room_for_a_token_is_refused() -> None:
 
 def test_merged_tokens_split_into_pieces_that_fit(tiny: Any) -> None:
     """Tokens of many characters: a part tokenised apart may have more of them than it had in the whole."""
-    encoder, _ = fim.widened([task(tokens="added")], ChatEncoder.from_pretrained_folder(tiny))
+    encoder, _ = sentinels.widened([task(tokens="added")], ChatEncoder.from_pretrained_folder(tiny))
     filler = fim.filler(task(tokens="added"), encoder)
     assert filler is not None
     text = "        return textwrap.dedent(self.text).strip() or None  # für 三 lines\n" * 12
@@ -204,53 +195,11 @@ def test_only_the_prefix_has_the_space_that_begins_a_text() -> None:
     encoder = ChatEncoder(tokenizer, CODEFUSE_TEMPLATE, {"eos_token": EOS}, [4])
     filler = fim.filler(task(tokens="codellama"), encoder)
     assert filler is not None
-    assert filler.sentinels == fim.Sentinels(5, 6, 7, 8)
+    assert filler.sentinels == Sentinels(5, 6, 7, 8)
     for digest in (number.to_bytes(32) for number in range(20)):
         ((row,), _) = filler.rows("abc" * 5, "psm", digest, WIDE)
         prefix, _, _ = fim.cut("abc" * 5, digest)
         assert [place for place, token in enumerate(row.ids) if token == 0] == ([1] if prefix else [])
-
-
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_auto_reads_the_family_off_the_tokenizer(name: str) -> None:
-    assert made(name, tokens="auto").sentinels == made(name, tokens=name).sentinels
-
-
-@pytest.mark.parametrize("tokens", ["auto", *FAMILY_NAMES])
-def test_a_tokenizer_without_sentinels_is_refused(tokens: str) -> None:
-    pieces = {"auto": "<｜fim▁begin｜> as 19 tokens", "starcoder": "<fim_prefix> as 12 tokens"}
-    with pytest.raises(Refused) as caught:
-        fim.filler(task(tokens=tokens), byte_encoder())
-    assert caught.value.reason == "FimTokens"
-    assert f"spec.tasks[].fim.tokens: {tokens} in task code" in caught.value.message
-    assert pieces.get(tokens, "as ") in caught.value.message
-    assert "choose added (new tokens are trained) or instruction" in caught.value.message
-
-
-def test_a_family_of_which_a_token_is_missing_is_refused_by_that_token() -> None:
-    encoder = byte_encoder(["<fim_prefix>", "<fim_middle>"])
-    with pytest.raises(Refused, match="encodes <fim_suffix> as 12 tokens"):
-        fim.filler(task(tokens="starcoder"), encoder)
-
-
-def test_added_tokens_follow_the_last_id_and_work_as_sentinels() -> None:
-    encoder, added = fim.widened([task(rate=0), task(tokens="added")], byte_encoder())
-    assert added == {"<|fim_prefix|>": 257, "<|fim_suffix|>": 258, "<|fim_middle|>": 259}
-    filler = fim.filler(task(tokens="added"), encoder)
-    assert filler is not None
-    assert filler.sentinels == fim.Sentinels(257, 258, 259, 256)
-
-
-def test_nothing_is_added_where_no_task_asks() -> None:
-    encoder = byte_encoder()
-    for asking in (task(tokens="instruction"), task(tokens="added", rate=0)):
-        assert fim.widened([asking], encoder) == (encoder, {})
-
-
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_adding_to_a_tokenizer_that_has_sentinels_is_refused(name: str) -> None:
-    with pytest.raises(Refused, match=r"fim.tokens: task code asks for added, .* already; choose auto"):
-        fim.widened([task(tokens="added")], ENCODERS[name])
 
 
 def test_an_instruction_shows_both_sides_and_learns_the_middle() -> None:

@@ -51,6 +51,8 @@ def test_text_and_group() -> None:
             "in turn",
         ),
         ({"text": "x", "group": 1}, "text", "expected group to be a string"),
+        ({"text": "a lone \ud800"}, "text", "expected text to be Unicode text: .*surrogates"),
+        ({"text": "x", "group": "\ud800"}, "text", "expected group to be Unicode text"),
     ],
 )
 def test_a_wrong_row_is_told_what_was_expected(row: object, shape: str, told: str) -> None:

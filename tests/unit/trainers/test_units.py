@@ -58,6 +58,11 @@ def test_a_piece_without_targets_leaves_and_the_others_stay() -> None:
     assert "".join(learned_text(piece) for piece in unit.pieces) == learned_text(whole)
 
 
+def test_a_piece_of_one_token_has_no_target() -> None:
+    unit = maker(4, "split").unit(Row((), "abcd"))
+    assert ([len(piece.ids) for piece in unit.pieces], unit.emptied) == ([4], 1)
+
+
 @pytest.mark.parametrize(("policy", "reason"), [("truncate", "nothingLearned"), ("drop", "overLength")])
 def test_a_row_of_which_nothing_is_left_says_why(policy: str, reason: str) -> None:
     unit = maker(16, policy).unit(Row(chat("a question of some length, in words", "yes")))
@@ -80,7 +85,7 @@ def test_only_the_last_run_of_learned_tokens_stays_learned() -> None:
     def flags(text: str) -> list[bool]:
         return [letter == "x" for letter in text]
 
-    for before, after in (("-xx-xx-", "----xx-"), ("xx", "xx"), ("-x--", "-x--")):
+    for before, after in (("-xx-xx-", "----xx-"), ("xx", "xx"), ("-x--", "-x--"), ("--", "--")):
         encoded = last_answer(Encoded([*range(len(before))], flags(before)))
         assert encoded.learned == flags(after)
 

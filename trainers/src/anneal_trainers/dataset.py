@@ -13,7 +13,7 @@ split cut it into, or the chosen and then the rejected answer of a preference pa
 """
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -173,9 +173,11 @@ class SplitWriter:
             np.save(folder / f"{name}.{part}.npy", getattr(split, part))
 
 
-def token_type(vocabulary: int) -> type[np.unsignedinteger[Any]]:
-    """Return the smallest integer type that holds every id."""
-    return np.uint16 if vocabulary <= 1 << 16 else np.uint32
+def token_type(vocabulary: int, added: Mapping[str, int]) -> type[np.unsignedinteger[Any]]:
+    """Return the smallest integer type that holds every id of a model's vocabulary and of tokens added to it."""
+    return (
+        np.uint16 if max([vocabulary, *(number + 1 for number in added.values())]) <= 1 << 16 else np.uint32
+    )
 
 
 def _difficulty(units: Sequence[_Unit]) -> npt.NDArray[np.float32]:

@@ -26,49 +26,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tokenizers import Tokenizer
-
 from anneal_api.finetunejob import Data, Fim, Task
 from anneal_runtime.chat import ChatEncoder, Encoded
 from anneal_runtime.errors import Refused
+from anneal_trainers import sentinels
+from anneal_trainers.sentinels import Sentinels
 
 Form = Literal["plain", "psm", "spm", "instruction"]
 GAP = "<gap>"
 _DRAWS = 1 << 64
-
-
-@dataclass(frozen=True)
-class Family:
-    """How a family of base models spells its sentinels; `end` None is the end-of-sequence token."""
-
-    prefix: str
-    suffix: str
-    middle: str
-    end: str | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """All of them."""
-        return [text for text in (self.prefix, self.suffix, self.middle, self.end) if text]
-
-
-FAMILIES = {
-    "deepseek": Family("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-    "starcoder": Family("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    "qwen": Family("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    "codellama": Family("<PRE>", "<SUF>", "<MID>", "<EOT>"),
-}
-ADDED = FAMILIES["qwen"]
-
-
-@dataclass(frozen=True)
-class Sentinels:
-    """Ids of the sentinels and of the token that ends a middle."""
-
-    prefix: int
-    suffix: int
-    middle: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -104,46 +70,19 @@ class Filler:
         return arranged(*ids, self.sentinels, form == "spm", self.fim.loss == "all")
 
 
-def widened(tasks: Sequence[Task], encoder: ChatEncoder) -> tuple[ChatEncoder, dict[str, int]]:
-    """Return an encoder with the tokens that tasks ask to add, and the ids these tokens have got.
-
-    Raises:
-        Refused: the tokenizer has sentinels already.
-    """
-    asking = [task.name for task in tasks if task.fim.rate and task.fim.tokens == "added"]
-    if not asking:
-        return encoder, {}
-    texts = [text for family in FAMILIES.values() for text in family.texts]
-    if known := [text for text in texts if _id(encoder.tokenizer, text) is not None]:
-        raise Refused(
-            "FimTokens",
-            f"spec.tasks[].fim.tokens: task {asking[0]} asks for added, and the tokenizer of spec.baseModel has "
-            f"{', '.join(known)} already; choose auto, which uses them",
-        )
-    wider = encoder.with_tokens(ADDED.texts)
-    known_now = wider.tokenizer.get_added_tokens_decoder()
-    return wider, {
-        token.content: number for number, token in known_now.items() if token.content in ADDED.texts
-    }
-
-
 def filler(task: Task, encoder: ChatEncoder) -> Filler | None:
     """Return what transforms a task's documents, or None where nothing does.
 
     Args:
-        encoder: as `widened` returns it.
+        encoder: as `sentinels.widened` returns it.
 
     Raises:
         Refused: the tokenizer lacks the sentinels.
     """
     if task.fim.rate == 0:
         return None
-    if task.fim.tokens == "instruction":
-        return Filler(encoder, task.fim, None)
-    prefix, suffix, middle, *end = _ids(task, encoder.tokenizer)
-    return Filler(
-        encoder, task.fim, Sentinels(prefix, suffix, middle, end[0] if end else encoder.end_of_text)
-    )
+    asked = task.fim.tokens == "instruction"
+    return Filler(encoder, task.fim, None if asked else sentinels.find(task, encoder))
 
 
 def request(prefix: str, suffix: str, what: str = "text") -> str:
@@ -227,37 +166,6 @@ def _longest(
             )
         size = max(1, min(size - 1, size * limit // len(row.ids)))
     return row, size
-
-
-def _ids(task: Task, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of the family the task names, or of the first the tokenizer has.
-
-    Raises:
-        Refused: not all of them are tokens.
-    """
-    tokens = "qwen" if task.fim.tokens == "added" else task.fim.tokens
-    families = list(FAMILIES.values()) if tokens == "auto" else [FAMILIES[tokens]]
-    found = [[_id(tokenizer, text) for text in family.texts] for family in families]
-    for ids in found:
-        if None not in ids:
-            return [number for number in ids if number is not None]
-    shown = "; ".join(_shown(tokenizer, family.texts) for family in families)
-    raise Refused(
-        "FimTokens",
-        f"spec.tasks[].fim.tokens: {task.fim.tokens} in task {task.name}, and the tokenizer of spec.baseModel "
-        f"lacks sentinels, as it encodes {shown}; choose added (new tokens are trained) or instruction",
-    )
-
-
-def _shown(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
-    missing = next(text for text in texts if _id(tokenizer, text) is None)
-    return f"{missing} as {len(tokenizer.encode(missing, add_special_tokens=False).ids)} tokens"
-
-
-def _id(tokenizer: Tokenizer, text: str) -> int | None:
-    """Return the id of an added token, which SentencePiece spells with a ▁ before it."""
-    added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
-    return added.get(text, added.get(f"▁{text}"))
 
 
 def _chance(digest: bytes, about: str, rate: float) -> bool:

@@ -116,7 +116,7 @@ def _group(row: dict[str, Any]) -> Any:
     group = row.get("group")
     if group is not None and not isinstance(group, str):
         raise WrongRow(f"expected group to be a string, found {type(group).__name__}")
-    return group
+    return group and _unicode(group, "group")
 
 
 def _difficulty(row: dict[str, Any]) -> Any:
@@ -137,6 +137,14 @@ def _string(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise WrongRow(f"expected {key} to be a string that is not empty, found {_shown(value)}")
+    return _unicode(value, key)
+
+
+def _unicode(value: str, key: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise WrongRow(f"expected {key} to be Unicode text: {error}") from error
     return value
 
 

@@ -20,7 +20,7 @@ from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
-from anneal_trainers import base_model, consistency, fim, sources
+from anneal_trainers import base_model, consistency, fim, init_from, sentinels, sources, telemetry
 from anneal_trainers.formats import Row
 
 SAMPLE_ROWS = 200
@@ -43,19 +43,22 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     consistency.check(spec)
     if reasons := unsupported.refused(spec):
         raise Refused("NotImplemented", "; ".join(reasons))
+    telemetry.check(spec)
     base = sources.base_uri(spec.base_model)
     shape = base_model.shape_of(base_model.read_config(base))
     base_model.check_fits(spec, shape)
     encoder = ChatEncoder.from_pretrained_folder(
         base_model.tokenizer_folder(spec, cache_folder()), spec.chat_template
     )
-    encoder, _ = fim.widened(spec.tasks, encoder)
+    encoder, added = sentinels.widened(spec.tasks, encoder)
     tasks = [task_facts(task, encoder, spec.optimization.objective) for task in spec.tasks]
     digest = identity(base)
-    keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks})
+    initial = init_from.check(spec, digest, shape, added)
+    keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks}, initial)
     found = _published(run, keys)
     return FineTuneInspection(
         base_digest=digest,
+        initial_digest=initial,
         shape=shape,
         tasks=tasks,
         keys=keys,

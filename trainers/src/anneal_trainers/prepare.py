@@ -23,7 +23,7 @@ from anneal_runtime.artifacts import publishing
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
-from anneal_trainers import base_model, fim, sources
+from anneal_trainers import base_model, fim, sentinels, sources
 from anneal_trainers.dataset import ROWS_FILE, SPLITS, Dropped, SplitName, SplitWriter, token_type
 from anneal_trainers.formats import Row
 from anneal_trainers.inspect_stage import cache_folder
@@ -102,7 +102,9 @@ def prepare(run: FineTuneRun) -> PublishResult:
     """Tokenise, split and publish the rows of all tasks."""
     facts, spec = inspection(run), run.spec
     folder = base_model.tokenizer_folder(spec, cache_folder())
-    encoder, added = fim.widened(spec.tasks, ChatEncoder.from_pretrained_folder(folder, spec.chat_template))
+    encoder, added = sentinels.widened(
+        spec.tasks, ChatEncoder.from_pretrained_folder(folder, spec.chat_template)
+    )
     inputs = {"base": facts.base_digest} | {f"task/{task.name}": task.digest for task in facts.tasks}
     with publishing(
         spec.output.uri,
@@ -112,8 +114,7 @@ def prepare(run: FineTuneRun) -> PublishResult:
         producer=producer(run, "prepare"),
         inputs=inputs,
     ) as publication:
-        ids = token_type(max(facts.shape.vocabulary, *(number + 1 for number in added.values()), 0))
-        writers = {name: SplitWriter(ids) for name in SPLITS}
+        writers = {name: SplitWriter(token_type(facts.shape.vocabulary, added)) for name in SPLITS}
         counts = [
             _add_task(task, index, UnitMaker(encoder, spec.data, fim.filler(task, encoder)), writers)
             for index, task in enumerate(spec.tasks)

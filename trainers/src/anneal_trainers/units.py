@@ -36,22 +36,14 @@ class UnitMaker:
         """Return the unit of a row."""
         if row.rejected:
             return self._pair(row)
-        form = "plain" if self.filler is None else self.filler.form(row.text, content_digest(row))
-        return self._plain(row) if form == "plain" else self._filled(row, form)
-
-    def _plain(self, row: Row) -> Unit:
+        digest = content_digest(row)
+        if self.filler and (form := self.filler.form(row.text, digest)) != "plain":
+            return _unit(*self.filler.rows(row.text, form, digest, self.data), form)
         encoded = self.encoder.encode(row.chat) if row.messages else self.encoder.encode_document(row.text)
         return _unit(fit(encoded, self.data), len(encoded.ids) > self.data.max_length)
 
-    def _filled(self, row: Row, form: Form) -> Unit:
-        assert self.filler is not None
-        pieces, over_length = self.filler.rows(row.text, form, content_digest(row), self.data)
-        return _unit(pieces, over_length, form)
-
     def _pair(self, row: Row) -> Unit:
         """Return chosen and rejected, each cut from its end if at all; they stay together or leave together."""
-        if row.messages == row.rejected:
-            return Unit([], dropped="identicalAnswers")
         both = [last_answer(self.encoder.encode(chat)) for chat in (row.chat, row.rejected_chat)]
         over_length = any(len(encoded.ids) > self.data.max_length for encoded in both)
         pieces = [piece for encoded in both for piece in fit(encoded, self.data)[:1]]
@@ -82,9 +74,12 @@ def fit(encoded: Encoded, data: Data) -> list[Encoded]:
 
 def last_answer(encoded: Encoded) -> Encoded:
     """Return a chat of which only the last answer, with its end, is learned."""
-    end = len(encoded.ids) - encoded.learned[::-1].index(True)
-    begin = end - [*encoded.learned[end - 1 :: -1], False].index(False)
-    return Encoded(encoded.ids, [begin <= place < end for place in range(len(encoded.ids))])
+    learned = [False] * len(encoded.ids)
+    for place in reversed(range(len(learned))):
+        learned[place] = encoded.learned[place]
+        if learned[place + 1 : place + 2] == [True] and not learned[place]:
+            break
+    return Encoded(encoded.ids, learned)
 
 
 def _unit(pieces: list[Encoded], over_length: bool, form: Form = "plain") -> Unit:
