@@ -47,8 +47,9 @@ class Attentive(Linear):
         """Return [batch * positions, HIDDEN]: one causal head over each document."""
         inputs = super().states(batch).view(*batch.ids.shape, HIDDEN)
         inputs = inputs + torch.cos(batch.positions[..., None] * torch.arange(1.0, 1 + HIDDEN).double())
-        document = (batch.positions == 0).cumsum(1)
-        seen = (document[:, :, None] == document[:, None, :]).tril()
+        begins = torch.tensor((batch.bounds or (0,))[1:-1], dtype=torch.long)
+        document = torch.bucketize(torch.arange(batch.ids.shape[1]), begins, right=True)
+        seen = (document[:, None] == document[None, :]).tril()
         scores = (inputs @ inputs.transpose(1, 2)).masked_fill(~seen, float("-inf"))
         return (scores.softmax(-1) @ inputs).reshape(-1, HIDDEN)
 
