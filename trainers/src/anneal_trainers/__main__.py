@@ -1,15 +1,16 @@
-"""`python3 -m anneal_trainers STAGE`: what the pods of a FineTuneJob run, and two commands for people.
+"""`python3 -m anneal_trainers STAGE`: what the pods of a FineTuneJob run, and commands for people.
 
 A stage's module is imported only when it is asked for: importing torch and transformers takes seconds,
-and inspect must answer before that.
+and inspect must answer before that. Only the interpreter's own modules are imported here, as the kernel
+keeps from a container's process 1 every signal it has no handler for: SIGTERM would be lost while it imports.
 """
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import cast
-
-from anneal_api.outcome import EXIT_CONFIG
 
 STAGES = {
     "inspect": "anneal_trainers.inspect_stage",
@@ -23,7 +24,11 @@ STAGES = {
 COMMANDS = {
     "import": "anneal_trainers.import_model",
     "quickstart-data": "anneal_trainers.quickstart",
+    "replay": "anneal_trainers.replay",
+    "spikes": "anneal_trainers.spikes",
 }
+CLEANING_SECONDS = 5
+"""What a stage that is told to stop gets to remove its scratch folders."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +40,26 @@ def main(arguments: list[str]) -> int:
     if name not in STAGES or rest:
         usage = ",".join([*STAGES, *COMMANDS])
         print(f"usage: python3 -m anneal_trainers {{{usage}}}", file=sys.stderr)
-        return EXIT_CONFIG
+        return os.EX_USAGE
     stage = cast(Callable[[], int], importlib.import_module(STAGES[name]).main)
     return stage()
 
 
+def stop_at_once() -> None:
+    """Let SIGTERM end this process with 75: a stage keeps nothing half done. Training has a handler of its own.
+
+    A rank is left to the kernel, which ends it even while it waits for its peers: it is never process 1.
+    """
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(os.EX_TEMPFAIL))
+        signal.alarm(CLEANING_SECONDS)
+        sys.exit(os.EX_TEMPFAIL)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] != ["rank"]:
+        stop_at_once()
     sys.exit(main(sys.argv[1:]))

@@ -113,15 +113,17 @@ class Timer:
 class Store:
     """The checkpoints of a run: writes to its own attempt's folder, reads any attempt's up to its own.
 
-    `waited` is how many seconds the loop has been kept waiting.
+    `waited` is how many seconds the loop has been kept waiting. With `before` only checkpoints of earlier steps
+    are seen.
     """
 
-    def __init__(self, runs_uri: str, attempt: int, run: str, keep: int) -> None:
+    def __init__(self, runs_uri: str, attempt: int, run: str, keep: int, before: int | None = None) -> None:
         self._runs = runs_uri
         self.attempt = attempt
         self._own = attempt_folder(runs_uri, attempt)
         self._run = run
         self._keep = keep
+        self._before = before
         self._staging = Staging()
         self._staged = threading.Event()
         self._staged.set()
@@ -201,7 +203,8 @@ class Store:
     def _found(self) -> Iterator[str]:
         for attempt in range(self.attempt, 0, -1):
             folder = attempt_folder(self._runs, attempt)
-            yield from (join(folder, _name(step)) for step in _steps_in(folder))
+            seen = (step for step in _steps_in(folder) if self._before is None or step < self._before)
+            yield from (join(folder, _name(step)) for step in seen)
 
     def _guarded(
         self,

@@ -125,16 +125,18 @@ def environments(run: FineTuneRun) -> list[dict[str, str]]:
     node = int(os.environ.get(ENV_NODE_RANK, "0"))
     world = int(os.environ.get(ENV_NODES, str(run.spec.workers.nodes))) * per_node
     meet = os.environ.get(ENV_RENDEZVOUS, f"127.0.0.1:{RENDEZVOUS_PORT}")
-    return [
-        {
-            "RANK": str(node * per_node + local),
-            "LOCAL_RANK": str(local),
-            "WORLD_SIZE": str(world),
-            "ANNEAL_MEET": meet,
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        }
-        for local in range(per_node)
-    ]
+    return [rank_environment(node * per_node + local, local, world, meet) for local in range(per_node)]
+
+
+def rank_environment(rank: int, local: int, world: int, meet: str) -> dict[str, str]:
+    """Return what rank `rank` of `world`, the pod's `local`th, is told; all meet at host:port."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(world),
+        "ANNEAL_MEET": meet,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
 
 
 class Launcher:

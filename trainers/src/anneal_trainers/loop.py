@@ -164,10 +164,8 @@ def take_step(
 ) -> tuple[checkpoint.State, Step]:
     """Take one step; return the state after it, and what it was."""
     run.channel.beat("step", step=state.step + 1)
-    phase, inside = run.phases[state.stage], state.step - state.stage_start
-    place = Place(inside, tuple(state.consumed), tuple(state.drawn))
-    units, after = phase.plan.take(place, state.shares)
-    rows, rate = run.train.rows_of(units), phase.rate(inside)
+    rows, after = draw(run, state)
+    rate = run.phases[state.stage].rate(state.step - state.stage_start)
     sums = accumulate(run, rows, assess.task_weights(run, state), state.step)
     run.store.staged()
     norm = float(run.trainee.gradient.norm())
@@ -190,6 +188,13 @@ def take_step(
     )
     stop, save_due = (bool(asked) for asked in sums.asked)
     return state, Step(entry, stop, save_due, int(run.train.lengths[rows].sum()))
+
+
+def draw(run: Run, state: checkpoint.State) -> tuple[npt.NDArray[np.int64], Place]:
+    """Return the rows of the next step, and the plan's place after it."""
+    place = Place(state.step - state.stage_start, tuple(state.consumed), tuple(state.drawn))
+    units, after = run.phases[state.stage].plan.take(place, state.shares)
+    return run.train.rows_of(units), after
 
 
 def accumulate(
