@@ -16,7 +16,8 @@ A base model without sentinels gets new tokens (`added`, spelled as Qwen's), or 
     user       Fill the gap in this text.\\n\\nP<gap>S
     assistant  M
 
-of which the answer alone is learned; a document that holds `<gap>` itself stays as it is.
+of which the answer alone is learned, whatever fim.loss says, and which knows no order; a document that
+holds `<gap>` itself stays as it is.
 
 What is drawn depends on the document's content alone, so the order of rows and the machine change nothing.
 """
