@@ -1,5 +1,7 @@
 """What is built: restricted pods, deterministic names, the environment and mounts of the contract."""
 
+from typing import Any
+
 import pytest
 from world import CONFIG, STORE, World, deployment_inspected, finetunejob, inspected, modeldeployment, ref
 
@@ -137,6 +139,19 @@ def test_secrets_come_once_and_by_reference() -> None:
     job = tuning.stage(site, "j", "prepare")
     main = job["spec"]["template"]["spec"]["containers"][0]
     assert main["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
+def test_the_keys_of_tracking_servers_reach_the_training_pods_alone() -> None:
+    site = tuning_site(
+        output={"uri": STORE, "secretRef": {"name": "keys"}},
+        telemetry={"wandbProject": "p", "secretRef": {"name": "tracking"}},
+    )
+
+    def names(job: dict[str, Any]) -> list[str]:
+        return [e["secretRef"]["name"] for e in job["spec"]["template"]["spec"]["containers"][0]["envFrom"]]
+
+    assert names(tuning.train_job(site, 1)) == ["keys", "tracking"]
+    assert names(tuning.stage(site, "j", "export")) == ["keys"]
 
 
 def test_a_stage_is_tried_three_times_but_never_after_exit_64() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from anneal_api.artifacts import canonical
-from anneal_api.base import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, wire
+from anneal_api.base import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, SecretRef, wire
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import (
@@ -103,9 +103,9 @@ def claims(spec: FineTuneJobSpec) -> dict[str, bool]:
     return uris.claims(inputs, [spec.output.uri])
 
 
-def secrets(spec: FineTuneJobSpec) -> list[str]:
-    """Return the Secrets of a run, each once."""
-    refs = (spec.base_model.secret_ref, spec.output.secret_ref)
+def secrets(spec: FineTuneJobSpec, *more: SecretRef | None) -> list[str]:
+    """Return the Secrets of a run's stores and `more`, each once."""
+    refs = (spec.base_model.secret_ref, spec.output.secret_ref, *more)
     return sorted({ref.name for ref in refs if ref})
 
 
@@ -150,7 +150,7 @@ def _train_work(site: Site, name: str, attempt: int) -> pods.Work:
         config_map=site.config_map,
         config_key=plan.RUN_KEY,
         claims=claims(spec),
-        secrets=secrets(spec),
+        secrets=secrets(spec, spec.telemetry.secret_ref),
         profile=profile,
         requests=REQUESTS["train"],
         accelerators=spec.workers.accelerators_per_node,
