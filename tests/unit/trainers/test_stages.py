@@ -2,10 +2,7 @@
 
 import itertools
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 from anneal_api.base import ArtifactRef
-from anneal_api.outcome import Outcome
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import open_artifact
 from anneal_runtime.chat import ChatEncoder
@@ -28,54 +24,14 @@ from anneal_trainers.evaluate import evaluate
 from anneal_trainers.export import export
 from anneal_trainers.group import Group
 from anneal_trainers.inspect_stage import inspect
-from anneal_trainers.train import runs_folder
+from anneal_trainers.runs import runs_folder
 from anneal_trainers.tuned import dataset_folder
 from anneal_trainers.weights import load_base
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from training_pods import start_pods
+
 CPU = torch.device("cpu")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-Pod = tuple[Any, Path, Path]
-
-
-def start_pods(run: FineTuneRun, folder: Path, attempt: int = 1) -> list[Pod]:
-    """Start one launcher a node, as the training pods do."""
-    config = folder / "run.json"
-    config.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
-    port, pods = free_port(), []
-    for node in range(run.spec.workers.nodes):
-        message = folder / f"termination-{attempt}-{node}"
-        environment = {
-            "ANNEAL_RUN": str(config),
-            "ANNEAL_TERMINATION_LOG": str(message),
-            "ANNEAL_ATTEMPT": str(attempt),
-            "ANNEAL_NODES": str(run.spec.workers.nodes),
-            "JOB_COMPLETION_INDEX": str(node),
-            "ANNEAL_RENDEZVOUS": f"127.0.0.1:{port}",
-            "ANNEAL_PROGRESS_PORT": "0",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "anneal_trainers", "train"]
-        log = folder / f"log-{attempt}-{node}"
-        with log.open("w") as stream:
-            pods.append(
-                (subprocess.Popen(command, env=os.environ | environment, stdout=stream), message, log)
-            )
-    return pods
-
-
-def finish(pods: list[Pod]) -> list[tuple[int, Outcome]]:
-    return [(pod.wait(120), Outcome.model_validate_json(message.read_bytes())) for pod, message, _ in pods]
-
-
-def stepped(log: Path) -> bool:
-    return '"step"' in log.read_text()
 
 
 @pytest.mark.slow
@@ -83,7 +39,7 @@ def test_a_run_of_two_pods_from_rows_to_a_merged_model(make_run: Any, tmp_path: 
     optimization = {"learningRate": 0.01, "maxSteps": 12, "globalBatchTokens": 512}
     run = make_run(workers={"nodes": 2}, optimization=optimization)
     prepare.prepare(run)
-    (code, outcome), (other, _) = finish(start_pods(run, tmp_path))
+    (code, outcome), (other, _) = (pod.finish() for pod in start_pods(run, tmp_path))
     assert (code, other) == (0, 0)
     assert (outcome.verdict, outcome.result["step"]) == ("Succeeded", 12)
     adapter, manifest = open_artifact(outcome.result["artifact"]["uri"], tmp_path)
@@ -142,11 +98,11 @@ def split_rows(tensors: dict[str, torch.Tensor]) -> set[tuple[int, ...]]:
 def test_sigterm_saves_and_the_next_attempt_goes_on_from_there(make_run: Any, tmp_path: Path) -> None:
     run = make_run(optimization={"maxSteps": 3000, "globalBatchRows": 2}, checkpoint={"everySteps": 3000})
     prepare.prepare(run)
-    pods = start_pods(run, tmp_path)
-    while pods[0][0].poll() is None and not stepped(pods[0][2]):
+    (pod,) = start_pods(run, tmp_path)
+    while pod.process.poll() is None and not pod.has_stepped:
         time.sleep(0.1)
-    pods[0][0].send_signal(signal.SIGTERM)
-    ((code, outcome),) = finish(pods)
+    pod.process.send_signal(signal.SIGTERM)
+    code, outcome = pod.finish()
     assert (code, outcome.verdict, outcome.reason) == (75, "Retry", "Preempted"), outcome
     found = checkpoint.Store(runs_folder(run), 2, run.inspection.keys.train, 2).newest()
     assert found is not None
