@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anneal_api import unsupported
 from anneal_api.base import wire
-from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.finetunejob import Split as Shares
 from anneal_api.outcome import Outcome
 from anneal_runtime.chat import ChatEncoder
@@ -108,13 +106,6 @@ def test_inspection_refuses_what_cannot_work(make_run: Any, changes: Any, reason
     assert caught.value.reason == reason
 
 
-@pytest.fixture
-def all_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the loop cannot use yet is prepared all the same."""
-    monkeypatch.setitem(unsupported.FIELDS, FineTuneJobSpec, ())
-    monkeypatch.setitem(unsupported.VALUES, FineTuneJobSpec, {})
-
-
 def written(folder: Path, rows: list[dict[str, Any]], **task: Any) -> list[dict[str, Any]]:
     """Write rows and return the spec.tasks that reads them."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -131,7 +122,6 @@ PREFERENCES = [
 DPO = {"objective": "dpo", "learningRate": 0.01, "maxSteps": 4}
 
 
-@pytest.mark.usefixtures("all_built")
 @pytest.mark.parametrize(
     ("rows", "changes", "reason", "told"),
     [
@@ -224,7 +214,6 @@ def test_a_tokenizer_without_an_end_token_is_refused(make_run: Any, tiny: Path, 
     assert caught.value.reason == "NoEosToken"
 
 
-@pytest.mark.usefixtures("all_built")
 def test_preferences_are_pairs_and_a_prompt_is_in_one_part(make_run: Any, tmp_path: Path) -> None:
     same = [{"prompt": "q", "chosen": "same", "rejected": "same"}]
     run = make_run(
@@ -249,7 +238,6 @@ def test_preferences_are_pairs_and_a_prompt_is_in_one_part(make_run: Any, tmp_pa
     assert recorded["objective"] == "dpo"
 
 
-@pytest.mark.usefixtures("all_built")
 def test_fim_rows_are_the_same_in_any_order_of_the_rows(make_run: Any, tmp_path: Path) -> None:
     fim = {"rate": 0.5, "tokens": "added", "loss": "middle"}
     found, counts = [], []
