@@ -1,6 +1,7 @@
 """The ranks of a training group, as the loop sees them: a sum over all, and the news that a peer is gone."""
 
 import os
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from anneal_runtime.errors import TryAgain
 
 COLLECTIVE_TIMEOUT = timedelta(hours=24)
 """Hangs are judged by the launcher's heartbeats, not by this."""
+
+_PEER_LOST = re.compile(r"gloo|NCCL|(?:connection|socket) (?:closed|reset|timeout)|broken pipe", re.I)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ class Group:
         if self.world > 1:
             self.sum(torch.zeros(1, device=_device()))
             dist.destroy_process_group()
+
+
+def is_peer_loss(error: BaseException) -> bool:
+    """Say whether a collective failed: with a divided base, layers exchange weights wherever they compute."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and _PEER_LOST.search(str(error)) is not None
+    )
 
 
 def _device() -> torch.device:

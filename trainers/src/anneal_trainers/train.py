@@ -17,7 +17,7 @@ from anneal_runtime.stage import read_run
 from anneal_runtime.storage import local
 from anneal_trainers import adapters, checkpoint, dataset, loop, model, out_of_memory, telemetry, tuned
 from anneal_trainers.channel import Channel
-from anneal_trainers.group import join_group
+from anneal_trainers.group import is_peer_loss, join_group
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.prepare import inspection, producer
 from anneal_trainers.runs import runs_folder
@@ -52,6 +52,8 @@ def _outcome(work: Callable[[FineTuneRun, Channel], Model | None], channel: Chan
         return Outcome(verdict="Retry", reason=error.reason, message=error.message[:1000])
     except Exception as error:  # the boundary of the process
         traceback.print_exc()
+        if is_peer_loss(error):
+            return Outcome(verdict="Retry", reason="PeerLost", message=str(error)[:1000])
         return Outcome(verdict="Failed", reason=type(error).__name__, message=str(error)[:1000])
 
 
