@@ -296,7 +296,8 @@ class Evaluation(Model):
         [], description="Benchmark suites run on the result."
     )
     every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="Optimizer steps between validations; with every checkpoint when unset."
+        None,
+        description="Optimizer steps between validations; checkpoint.everySteps when unset, or else 100.",
     )
 
 

@@ -147,3 +147,11 @@ def test_no_more_than_a_chunk_of_logits_is_ever_made(monkeypatch: pytest.MonkeyP
     )
     assert max(seen) == losses.CHUNK
     assert sum(itertools.chain(seen)) == 1000
+
+
+def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_chunk_gradient", lambda *_: pytest.fail("a gradient was made"))
+    hidden, rows = torch.randn(3, HIDDEN).requires_grad_(True), HEAD[:1].float().requires_grad_(True)
+    targets = torch.zeros(3, dtype=torch.long)
+    with torch.no_grad():
+        losses.weighted_cross_entropy(hidden, HEAD.float(), targets, torch.ones(3), targets[:1], rows)

@@ -4,7 +4,7 @@ All of it is a function of the state and the weights, so a run that goes on from
 """
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,11 +66,11 @@ def assess(run: "Run", state: checkpoint.State) -> checkpoint.State:
 
 
 def observe(run: "Run", state: checkpoint.State, inside: int) -> checkpoint.State:
-    """Return the state with one more of CoBa's measurements."""
-    constants = run.spec.optimization.coba
-    rows = first_rows(run.validation, constants.rows)
-    losses = measure(run, run.validation, rows, np.zeros(len(rows))).means()
-    return replace(state, coba=asdict(coba.observe(_coba_state(run, state), inside, losses, constants)))
+    """Return the state with one more of CoBa's measurements, of the stage's tasks."""
+    constants, tasks = run.spec.optimization.coba, run.phases[state.stage].tasks
+    found = measure(run, run.validation, run.watched, np.zeros(len(run.watched))).means()
+    losses = [loss if k in tasks else None for k, loss in enumerate(found)]
+    return replace(state, coba=vars(coba.observe(_coba_state(run, state), inside, losses, constants)))
 
 
 def first_rows(split: Split, count: int) -> Rows:

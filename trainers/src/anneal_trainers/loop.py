@@ -73,6 +73,7 @@ class Run:
         # Before anything is restored: the reference of a preference run is what it starts from.
         self.goal = objective.make(self.spec.optimization, self.trainee)
         self.phases = stages.phases(self.spec, self.tasks, self.train, self.validation)
+        self.watched = assess.first_rows(self.validation, self.spec.optimization.coba.rows)
 
     @property
     def leads(self) -> bool:

@@ -131,6 +131,9 @@ def weighted_cross_entropy(
         ids: [added], tokens whose rows of the head are trained, if there are any.
         rows: [added, hidden size], what `head` holds at `ids`: where their gradient goes.
     """
+    if not torch.is_grad_enabled():
+        # A function of one's own is not told, and would make gradients that nobody takes.
+        hidden, rows = hidden.detach(), None
     loss, nll = cast(
         tuple[torch.Tensor, torch.Tensor],
         _WeightedCrossEntropy.apply(hidden, head.to(hidden.dtype), targets, weights, ids, rows),  # type: ignore[no-untyped-call]
