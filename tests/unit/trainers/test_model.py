@@ -1,7 +1,6 @@
-"""Packs see no neighbour, evaluation spoils no gradient, the merge computes what was trained."""
+"""Packs see no neighbour, evaluation spoils no gradient, trained weights are views of one buffer."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 
 from anneal_api.finetunejob import Adapter
 from anneal_runtime.chat import Encoded
-from anneal_trainers import batches, dataset, merge, model, weights
+from anneal_trainers import batches, dataset, model, weights
 from anneal_trainers.losses import weighted_cross_entropy
 
 CPU = torch.device("cpu")
@@ -103,28 +102,6 @@ def test_flat_buffers_are_the_adapters_own_memory(tiny: Path, split: dataset.Spl
     assert all((p == 0.5).all() for p in trainable.values())
     gradient(made, batches.pack(split, [0]))
     assert all(p.grad.data_ptr() >= made.gradient.data_ptr() for p in trainable.values())
-
-
-@pytest.mark.parametrize("kind", ["qlora", "lora"])
-def test_the_merged_model_computes_what_the_adapter_model_computes(
-    tiny: Path, split: dataset.Split, kind: str
-) -> None:
-    made = trainee(tiny, kind)
-    tuned: Any = made.model.eval()
-    merged = merge.merged_model(tuned)
-    batch = batches.pack(split, np.arange(4))
-    assert merge.check_parity(merge.parity(tuned, merged, batch)) < 2e-5
-    with torch.no_grad(), tuned.disable_adapter():
-        base = merge.parity(tuned, merged, batch)
-    assert base > 0.01
-    merged.model.layers[0].mlp.up_proj.weight[0] += 0.5
-    with pytest.raises(merge.ParityError, match="nothing is published"):
-        merge.check_parity(merge.parity(tuned, merged, batch))
-
-
-def test_a_difference_that_is_no_number_is_no_parity() -> None:
-    with pytest.raises(merge.ParityError):
-        merge.check_parity(float("nan"))
 
 
 def test_other_weights_are_used_without_copying_them(tiny: Path, split: dataset.Split) -> None:

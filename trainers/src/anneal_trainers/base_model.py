@@ -66,9 +66,16 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
         kv_heads=config.get("num_key_value_heads") or heads,
         head_size=config.get("head_dim") or config["hidden_size"] // heads,
         vocabulary=config["vocab_size"],
-        max_positions=config["max_position_embeddings"],
+        max_positions=_positions(config),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
+
+
+def _positions(config: dict[str, Any]) -> int:
+    """Return how many positions attend to all before them: within a sliding window, no more than it is wide."""
+    sliding = config.get("use_sliding_window", config["model_type"] == "mistral")
+    window = config.get("sliding_window") if sliding else None
+    return min(config["max_position_embeddings"], window or config["max_position_embeddings"])
 
 
 def _check_rope(config: dict[str, Any]) -> None:

@@ -15,13 +15,15 @@ import torch
 from safetensors.torch import save_file
 
 from anneal_api.artifacts import STAGE_KINDS
+from anneal_api.memory import ModelShape
 from anneal_api.outcome import PublishResult
 from anneal_api.runs import FineTuneRun
+from anneal_api.version import VERSION
 from anneal_runtime.artifacts import publishing
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.stage import run_stage
 from anneal_trainers import dataset, merge, model, tuned
-from anneal_trainers.batches import pack
+from anneal_trainers.batches import Batch, pack
 from anneal_trainers.prepare import inspection, producer
 
 REFERENCE_TOKENS = 8192
@@ -30,6 +32,9 @@ CALIBRATION_TOKENS = 32_768
 TOP = 32
 """Log-probabilities kept of a position; the rest is one tail term."""
 PARITY_ROWS = 8
+MERGE_BYTES = 6
+"""Bytes a weight: four of the merged model, half a byte of NF4, and room for activations and logits."""
+GENERATION_FILE = "generation_config.json"
 
 
 def main() -> int:
@@ -39,17 +44,13 @@ def main() -> int:
 
 def export(run: FineTuneRun) -> PublishResult:
     """Merge, check, describe, publish."""
-    facts, device = inspection(run), model.pick_device(0)
+    facts = inspection(run)
+    device = merge_device(facts.shape, model.pick_device(0))
     data = tuned.dataset_folder(run)
     held_out, train = held_out_split(data), dataset.open_split(data, "train")
-    peft_model = tuned.load_tuned(run, device, torch.float32)
-    merged = merge.merged_model(peft_model)
     rows = choose_rows(held_out if len(held_out) else train, REFERENCE_TOKENS)
-    compared = rows[:PARITY_ROWS]
-    probe = pack(held_out if len(held_out) else train, compared).to(device)
-    difference = merge.check_parity(merge.parity(peft_model, merged, probe))
-    del peft_model
-    round_to_bf16(merged)
+    probe = pack(held_out if len(held_out) else train, rows[:PARITY_ROWS]).to(device)
+    merged, checks = checked_merge(tuned.load_tuned(run, device, torch.float32), probe)
     inputs = tuned.input_digests(run, "prepare", "train")
     with publishing(
         run.spec.output.uri,
@@ -64,16 +65,59 @@ def export(run: FineTuneRun) -> PublishResult:
             reference(merged, held_out, rows if len(held_out) else rows[:0]), folder / "reference.safetensors"
         )
         save_file(calibration(train, held_out, rows), folder / "calibration.safetensors")
-        ChatEncoder.load(data).save(folder)
+        encoder = ChatEncoder.load(data)
+        encoder.save(folder)
         publication.metadata = {
             "tasks": dataset.task_names(data),
-            "parity": {"maxLogitDifference": difference, "limit": merge.PARITY_LIMIT, "rows": len(compared)},
+            **checks,
+            "taskLosses": tuned.adapter_metadata(run).get("taskLosses", {}),
             "lineage": lineage(run, inputs),
         }
         (folder / "README.md").write_text(model_card(run, publication.metadata, data))
         write_tokenizer_config(folder)
-        merged.to(torch.bfloat16).save_pretrained(folder)
+        write_model(merged, folder)
+        write_generation_config(folder, tuned.base_folder(run), encoder.eos_ids)
     return PublishResult(artifact=publication.published)
+
+
+def checked_merge(peft_model: Any, probe: Batch) -> tuple[Any, dict[str, Any]]:
+    """Return the merged model with the values of bf16, in float32, and what its two checks measured."""
+    alone = merge.divergence(peft_model, merge.rounded_model(peft_model), probe)
+    merged = merge.merged_model(peft_model)
+    parity = merge.check_parity(peft_model, merged, probe)
+    round_to_bf16(merged)
+    published = merge.divergence(peft_model, merged, probe)
+    merge.check_rounding(published, alone)
+    return merged, {
+        "parity": {
+            "maxLogitDifference": parity.difference,
+            "arithmetic": parity.arithmetic,
+            "limit": merge.PARITY_LIMIT,
+            "tokens": len(probe.before),
+        },
+        "rounding": {"kl": published, "klOfRoundingAlone": alone, "limit": merge.KL_LIMIT},
+    }
+
+
+def merge_device(shape: ModelShape, device: torch.device) -> torch.device:
+    """Return `device` if a float32 model fits there beside its NF4 base, else the CPU."""
+    if device.type == "cpu":
+        return device
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = MERGE_BYTES * (shape.linear_parameters + shape.embedding_parameters)
+    return device if needed <= free else torch.device("cpu")
+
+
+def write_model(merged: Any, folder: Path, shard: str = "5GB") -> None:
+    """Write weights in bf16, in shards of at most `shard` with an index where they are several, and config.json."""
+    merged.to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard)
+
+
+def write_generation_config(folder: Path, base: Path, eos_ids: list[int]) -> None:
+    """Write the base's generation settings, but for the tokens that end an answer: those training taught."""
+    path = base / GENERATION_FILE
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    (folder / GENERATION_FILE).write_text(json.dumps(settings | {"eos_token_id": eos_ids}, indent=1) + "\n")
 
 
 def held_out_split(folder: Path) -> dataset.Split:
@@ -158,34 +202,56 @@ def write_tokenizer_config(folder: Path) -> None:
 
 
 def lineage(run: FineTuneRun, inputs: dict[str, str]) -> dict[str, Any]:
-    """Return where the model comes from, as uris and digests."""
-    facts = inspection(run)
-    return {
+    """Return where the model comes from, as uris and digests, and the version of the code that made it."""
+    facts, adapter = inspection(run), run.spec.adapter
+    found = {
         "base": {"uri": run.spec.base_model.uri, "digest": facts.base_digest},
         "tasks": {t.name: t.digest for t in facts.tasks},
         "dataset": inputs["dataset"],
         "adapter": inputs["adapter"],
         "job": f"{run.namespace}/{run.name}",
+        "version": VERSION,
     }
+    return found | (
+        {"initFrom": {"uri": adapter.init_from, "digest": inputs["initial"]}} if adapter.init_from else {}
+    )
 
 
 def model_card(run: FineTuneRun, metadata: dict[str, Any], data: Path) -> str:
     """Return README.md: what the model is, what it was trained on, how it was checked."""
-    spec, counts = run.spec, json.loads((data / dataset.ROWS_FILE).read_text())["tasks"]
-    table = "\n".join(
-        f"| {c['name']} | {c['rows']['train']} | {c['rows']['validation']} | {c['rows']['test']} |"
-        for c in counts
-    )
+    spec, adapter, origin = run.spec, run.spec.adapter, metadata["lineage"]
+    parity, rounding = metadata["parity"], metadata["rounding"]
+    start = f"gone on from `{origin['initFrom']['digest']}`" if "initFrom" in origin else "begun afresh"
     return f"""# {run.name}
 
-{spec.base_model.uri} fine-tuned by Anneal (FineTuneJob {run.namespace}/{run.name}): {spec.adapter.type} of rank
-{spec.adapter.rank}, task balance {spec.optimization.task_balance}, merged into the weights it was trained on.
+{spec.base_model.uri} fine-tuned by Anneal {VERSION} (FineTuneJob {origin["job"]}) and merged into the weights it was
+trained on. Use the chat template in `chat_template.jinja`.
 
-| task | training rows | validation rows | test rows |
-|---|---|---|---|
-{table}
+{task_table(metadata, data)}
 
-The merged float32 weights reproduce the adapter model's logits within
-{metadata["parity"]["maxLogitDifference"]:.1e} (limit {metadata["parity"]["limit"]:.0e}); the weights here are those
-in bf16. Base model: `{metadata["lineage"]["base"]["digest"]}`. Use the chat template in `chat_template.jinja`.
+| | |
+|---|---|
+| base model | `{origin["base"]["digest"]}` |
+| dataset | `{origin["dataset"]}` |
+| adapter | {adapter.type}, rank {adapter.rank}, alpha {adapter.alpha:g}, {start}: `{origin["adapter"]}` |
+| objective | {spec.optimization.objective}, task balance {spec.optimization.task_balance} |
+| merged float32 weights against the adapter model | logits differ by at most {parity["maxLogitDifference"]:.1e} in \
+{parity["arithmetic"]} (limit {parity["limit"]:.0e}) |
+| these bf16 weights against it | KL {rounding["kl"]:.1e} nats a token, {rounding["klOfRoundingAlone"]:.1e} by rounding \
+alone (limit {rounding["limit"]:g} times) |
 """
+
+
+def task_table(metadata: dict[str, Any], data: Path) -> str:
+    """Return rows, data and validation loss (nats a token) of each task as a table."""
+    losses, digests = metadata["taskLosses"], metadata["lineage"]["tasks"]
+    lines = [
+        "| task | training rows | validation rows | test rows | validation loss | data |",
+        "|---" * 6 + "|",
+    ]
+    for task in json.loads((data / dataset.ROWS_FILE).read_text())["tasks"]:
+        name, rows = task["name"], task["rows"]
+        loss = f"{losses[name]:.4f}" if name in losses else "none"
+        counts = " | ".join(str(rows[part]) for part in dataset.SPLITS)
+        lines.append(f"| {name} | {counts} | {loss} | `{digests[name]}` |")
+    return "\n".join(lines)

@@ -9,14 +9,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from anneal_api.finetunejob import Adapter, FineTuneJobSpec
 from anneal_api.memory import ModelShape
 from anneal_runtime.artifacts import identity, published
 from anneal_runtime.errors import Refused
-from anneal_runtime.storage import exists, join, local, resolve
+from anneal_runtime.storage import exists, join, resolve
 from anneal_trainers.base_model import LINEAR
 
 TENSORS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -75,11 +74,6 @@ def check(spec: FineTuneJobSpec, base_digest: str, shape: ModelShape, added: Map
     if problem is not None:
         raise Refused("AdapterMismatch", f"spec.adapter.initFrom: {uri}: {problem}")
     return identity(uri)
-
-
-def folder(uri: str | None, cache: Path) -> Path | None:
-    """Return a local copy of the adapter at `uri`."""
-    return None if uri is None else local(uri, cache)
 
 
 def read(uri: str) -> Initial:

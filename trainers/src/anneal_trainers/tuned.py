@@ -7,10 +7,10 @@ import torch
 
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.runs import FineTuneRun
-from anneal_runtime.artifacts import identity, open_artifact, reference, uri_of
+from anneal_runtime.artifacts import identity, open_artifact, published, reference, uri_of
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import local
-from anneal_trainers import adapters, dataset, init_from, model
+from anneal_trainers import adapters, dataset, model
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.prepare import inspection
 from anneal_trainers.sources import base_uri
@@ -26,16 +26,39 @@ def adapter_folder(run: FineTuneRun) -> Path:
     return _open(run, "train")
 
 
+def adapter_metadata(run: FineTuneRun) -> dict[str, Any]:
+    """Return what the training stage noted beside its adapter."""
+    manifest = published(_uri(run, "train"))
+    return manifest.metadata if manifest else {}
+
+
+def base_folder(run: FineTuneRun) -> Path:
+    """Return a local copy of the base model."""
+    return local(base_uri(run.spec.base_model), cache_folder())
+
+
 def initial_adapter(run: FineTuneRun) -> Path | None:
-    """Return the folder of the adapter this run goes on from, or None where it starts afresh."""
-    return init_from.folder(run.spec.adapter.init_from, cache_folder())
+    """Return the folder of the adapter this run goes on from, or None where it starts afresh.
+
+    Raises:
+        Refused: it is not the one that was inspected.
+    """
+    uri, expected = run.spec.adapter.init_from, inspection(run).initial_digest
+    if uri is None:
+        return None
+    if (found := identity(uri)) != expected:
+        raise Refused(
+            "AdapterChanged",
+            f"spec.adapter.initFrom: {uri} is {found} now and was {expected} when it was inspected; "
+            "put the earlier files back, or create the job again",
+        )
+    return local(uri, cache_folder())
 
 
 def load_untuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the base in evaluation mode, with an adapter that changes nothing yet."""
-    spec, folder = run.spec, local(base_uri(run.spec.base_model), cache_folder())
-    added = dataset.added_tokens(dataset_folder(run))
-    return model.assemble(folder, spec.adapter, spec.optimization.seed, device, dtype, added).eval()
+    spec, added = run.spec, dataset.added_tokens(dataset_folder(run))
+    return model.assemble(base_folder(run), spec.adapter, spec.optimization.seed, device, dtype, added).eval()
 
 
 def load_tuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
@@ -51,14 +74,15 @@ def input_digests(run: FineTuneRun, *stages: str) -> dict[str, str]:
     Raises:
         Refused: one of the stages has not published.
     """
-    digests = {"base": inspection(run).base_digest}
-    if uri := run.spec.adapter.init_from:
-        digests["initial"] = identity(uri)
+    facts = inspection(run)
+    digests = {"base": facts.base_digest}
+    if facts.initial_digest:
+        digests["initial"] = facts.initial_digest
     for stage in stages:
-        published = reference(_uri(run, stage))
-        if published is None:
+        found = reference(_uri(run, stage))
+        if found is None:
             raise Refused("NotPublished", f"{_uri(run, stage)} is gone; run the {stage} stage again")
-        digests[STAGE_KINDS[stage]] = published.digest
+        digests[STAGE_KINDS[stage]] = found.digest
     return digests
 
 
