@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anneal_api.runs import FineTuneRun
 from anneal_trainers import ledger, prepare
@@ -94,6 +95,11 @@ def checkpoint_of(run: FineTuneRun, attempt: int, step: int) -> dict[str, bytes]
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def curves(run: FineTuneRun) -> EventAccumulator:
+    folder = Path(runs_folder(run).removeprefix("file://")) / "tensorboard"
+    return EventAccumulator(str(folder)).Reload()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_killed_at_any_point_a_run_ends_as_one_left_alone(make_run: Any, tmp_path: Path, seed: int) -> None:
@@ -119,6 +125,9 @@ def test_killed_at_any_point_a_run_ends_as_one_left_alone(make_run: Any, tmp_pat
     expected = [replace(entry, attempt=0) for entry in ledger.read(runs_folder(alone))]
     assert [entry.step for entry in expected] == list(range(1, steps + 1))
     assert [replace(entry, attempt=0) for entry in ledger.read(runs_folder(parted))] == expected
+    drawn = [event.step for event in curves(parted).Scalars("train/loss")]
+    assert drawn == sorted(set(drawn))
+    assert drawn[-1] == steps
 
 
 @pytest.mark.slow

@@ -49,6 +49,14 @@ def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path: Path) -> Non
     assert [step for step, _ in scalars(tmp_path, "task_loss/a")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_tensorboard_files_can_be_read_though_nobody_closes_them(tmp_path: Path) -> None:
+    sink = TensorBoard(f"file://{tmp_path}", 1)
+    for step in (1, 2):
+        sink.record(step, {"loss": 1.0})
+        assert [seen for seen, _ in scalars(tmp_path, "loss")] == list(range(1, step + 1))
+    sink.close()
+
+
 def test_tensorboard_files_reach_a_store_of_objects(tmp_path: Path) -> None:
     attempts(lambda first: TensorBoard("memory://curves", first))
     filesystem, path = resolve("memory://curves")

@@ -105,6 +105,7 @@ class TensorBoard:
         """Take in the values of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # a killed pod must leave no gap before the checkpoint the next one goes on from
         if time.monotonic() - self._uploaded > UPLOAD_SECONDS:
             self._upload()
 
@@ -115,7 +116,6 @@ class TensorBoard:
         self._scratch.cleanup()
 
     def _upload(self) -> None:
-        self._writer.flush()
         self._uploaded = time.monotonic()
         if self._remote is not None:
             filesystem, path = self._remote
