@@ -16,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_trainers import out_of_memory
-from anneal_trainers.launcher import Launcher, Limits, Rank, serve
+from anneal_trainers.launcher import Launcher
+from anneal_trainers.progress import serve
+from anneal_trainers.ranks import Limits, Rank
 
 HEAD = "import os, sys, time, json, signal\nsay = lambda m: os.write(int(os.environ['ANNEAL_CHANNEL']), json.dumps(m).encode() + b'\\n')\n"
 WAIT = "time.sleep(60)"
@@ -220,7 +222,7 @@ def test_progress_and_metrics_are_what_the_first_rank_said(monkeypatch: pytest.M
     figures = {"train/loss": 1.5, "train/gradient_norm": 0.25, 'weight/a"b': 2.0, "skipped": 1}
     rank.hear({"figures": figures}, time.monotonic())
     group.ranks = [rank]
-    server = serve(group, 0)
+    server = serve(group.progress, group.metrics, 0)
     assert server is not None
     try:
         address = f"http://127.0.0.1:{server.server_address[1]}"

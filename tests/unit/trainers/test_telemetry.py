@@ -14,7 +14,8 @@ from anneal_api.runs import FineTuneRun
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import resolve
 from anneal_trainers import telemetry
-from anneal_trainers.telemetry import MLflow, Telemetry, TensorBoard, WeightsAndBiases
+from anneal_trainers.curves import MLflow, TensorBoard, WeightsAndBiases
+from anneal_trainers.telemetry import Telemetry
 
 
 def run_with(**wanted: Any) -> FineTuneRun:

@@ -11,20 +11,14 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.outcome import EXIT_CODES, Outcome
@@ -43,6 +37,8 @@ from anneal_runtime.stage import read_run, report, termination_log
 from anneal_runtime.storage import join, resolve
 from anneal_trainers import metrics, out_of_memory
 from anneal_trainers.channel import ENV_CHANNEL
+from anneal_trainers.progress import serve
+from anneal_trainers.ranks import Limits, Rank
 from anneal_trainers.runs import attempt_folder, runs_folder
 
 POLL_SECONDS = 0.1
@@ -50,57 +46,7 @@ LEAVE_SECONDS = 10.0
 """Time ranks get to end, from the first that does, once they were told to: one has curves to close."""
 DUMP_SECONDS = 1.0
 """Time ranks get to write their stacks before a hung group is killed."""
-SLOW_PHASES = ("save", "publish")
-"""Phases of a rank that wait for storage: gigabytes may be written, hashed and read back in silence."""
-RECENT_STEPS = 100
-"""Steps whose median says how long one takes."""
 ENV_PORT = "ANNEAL_PROGRESS_PORT"
-
-
-@dataclass
-class Rank:
-    """One rank process and what was last heard of it."""
-
-    number: int
-    process: subprocess.Popen[bytes]
-    stderr: Path
-    heard: float = field(default_factory=time.monotonic)
-    phase: str = "start"
-    batch: str = ""
-    """The micro-batch it computes, where it does."""
-    progress: dict[str, Any] | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    outcome: Outcome | None = None
-    steps: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    stepped: float | None = None
-
-    def hear(self, message: dict[str, Any], now: float) -> None:
-        """Take in one message."""
-        self.heard = now
-        self.phase, self.batch = message.get("phase", self.phase), message.get("batch", self.batch)
-        self.figures = message.get("figures", self.figures)
-        if "outcome" in message:
-            self.outcome = Outcome.model_validate(message["outcome"])
-        if "progress" in message:
-            if self.stepped is not None:
-                self.steps.append(now - self.stepped)
-            self.stepped, self.progress = now, message["progress"]
-            if self.number == 0:
-                print(json.dumps(self.progress), flush=True)  # the pod's log
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When silence counts as a hang, in seconds."""
-
-    start: float
-    hang: float | None
-
-    def of(self, rank: Rank) -> float:
-        """Return how long `rank` may be silent now."""
-        usual = self.hang or max(60.0, 5 * statistics.median(rank.steps or [0.0]))
-        working = rank.progress is not None and rank.phase not in SLOW_PHASES
-        return usual if working else max(self.start, usual)
 
 
 def main() -> int:
@@ -166,7 +112,7 @@ class Launcher:
     def run(self) -> Outcome:
         """Return what became of the group's ranks on this pod."""
         signal.signal(signal.SIGTERM, lambda *_: self._terminate())
-        server = serve(self, int(os.environ.get(ENV_PORT, PROGRESS_PORT)))
+        server = serve(self.progress, self.metrics, int(os.environ.get(ENV_PORT, PROGRESS_PORT)))
         try:
             for command, extra in zip(self._commands, self._environments, strict=True):
                 self._start(command, extra)
@@ -328,36 +274,6 @@ class Launcher:
         if first is not None and first.steps:
             figures["step_seconds"] = first.steps[-1]
         return metrics.text(figures | (first.figures if first is not None else {}))
-
-
-def serve(launcher: Launcher, port: int) -> ThreadingHTTPServer | None:
-    """Answer /progress and /metrics; training goes on where the port is taken."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/progress":
-                self._answer("application/json", launcher.progress().model_dump_json(by_alias=True).encode())
-            elif self.path == "/metrics":
-                self._answer(CONTENT_TYPE_LATEST, launcher.metrics())
-            else:
-                self.send_error(404)
-
-        def _answer(self, kind: str, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing: the log is the ranks'."""
-
-    try:
-        server = ThreadingHTTPServer(("", port), Handler)
-    except OSError as error:
-        print(f"progress is not served: port {port}: {error}", file=sys.stderr)
-        return None
-    threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True).start()
-    return server
 
 
 def _dumps_uri(run: FineTuneRun) -> str:

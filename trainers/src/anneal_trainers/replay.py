@@ -23,9 +23,10 @@ from anneal_runtime.stage import read_run
 from anneal_trainers import assess, checkpoint, ledger, loop, train
 from anneal_trainers.batches import batches
 from anneal_trainers.channel import Channel
-from anneal_trainers.launcher import ENV_PORT, Launcher, Limits, rank_environment
+from anneal_trainers.launcher import ENV_PORT, Launcher, rank_environment
 from anneal_trainers.ledger import Entry
 from anneal_trainers.prepare import inspection
+from anneal_trainers.ranks import Limits
 from anneal_trainers.resume import resume
 from anneal_trainers.runs import attempts, runs_folder
 
