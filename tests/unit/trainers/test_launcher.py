@@ -92,6 +92,14 @@ def test_the_cause_is_told_and_not_the_victim_that_ended_first(tmp_path: Path) -
     assert (found.verdict, found.reason, found.message) == ("Failed", "Boom", "the cause")
 
 
+def test_the_first_rank_may_write_its_last_lines_before_the_group_is_killed(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    message = {"outcome": {"verdict": "Failed", "reason": "Boom", "message": "written"}}
+    first = f"while not os.path.exists({str(gone)!r}): time.sleep(0.01)\ntime.sleep(0.2)\nsay({message!r}); sys.exit(70)"
+    found = launcher(first, f"open({str(gone)!r}, 'w').close(); os._exit(70)").run()
+    assert (found.reason, found.message) == ("Boom", "written")
+
+
 def test_of_ranks_that_ended_together_the_one_that_lost_its_peer_is_not_blamed() -> None:
     group = launcher("sys.exit(75)", "sys.exit(70)")
     for command in group._commands:

@@ -42,8 +42,9 @@ from anneal_trainers.ranks import Limits, Rank
 from anneal_trainers.runs import attempt_folder, runs_folder
 
 POLL_SECONDS = 0.1
-LEAVE_SECONDS = 10.0
-"""Time ranks get to end, from the first that does, once they were told to: one has curves to close."""
+LAST_SECONDS, LEAVE_SECONDS = 0.5, 10.0
+"""Time the others get to end, from the first rank that does: one may have the ledger's last lines to write. More where
+they were told to end: it has curves to close."""
 DUMP_SECONDS = 1.0
 """Time ranks get to write their stacks before a hung group is killed."""
 ENV_PORT = "ANNEAL_PROGRESS_PORT"
@@ -172,11 +173,11 @@ class Launcher:
             time.sleep(POLL_SECONDS)
 
     def _let_end(self) -> None:
-        """Wait a moment: last messages may still be in the pipes, and a cause about to end."""
-        time.sleep(POLL_SECONDS)
-        end = time.monotonic() + (LEAVE_SECONDS if self._terminated else 0.0)
+        """Wait a moment: a cause may be about to end, too, and last messages still be in the pipes."""
+        end = time.monotonic() + (LEAVE_SECONDS if self._terminated else LAST_SECONDS)
         while time.monotonic() < end and any(rank.process.poll() is None for rank in self.ranks):
             time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
     def _failed(self) -> list[Rank]:
         return [rank for rank in self.ranks if rank.process.poll() not in (None, 0)]
