@@ -19,6 +19,7 @@ from anneal_runtime.artifacts import open_artifact
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import TryAgain
 from anneal_trainers import checkpoint, cleanup, dataset, loop, model, prepare, tuned
+from anneal_trainers.batches import pack
 from anneal_trainers.channel import Channel
 from anneal_trainers.evaluate import evaluate
 from anneal_trainers.export import export
@@ -153,35 +154,17 @@ def test_a_stopped_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(make_run:
     assert torch.equal(last.trainee.flat, whole.trainee.flat)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_too_many_fail(
-    make_run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(optimization={"maxSteps": 20, "globalBatchRows": 4}, checkpoint={"everySteps": 50})
-    prepare.prepare(run)
-    assembled = assemble(run, 1, loop.StopFlag())
-    before = assembled.trainee.flat.clone()
-    weights = loop.row_weights
-    monkeypatch.setattr(loop, "row_weights", lambda *a: weights(*a) * np.inf)
-    with pytest.raises(loop.NonFiniteLoss, match=r"10 steps in a row up to step 10"):
-        loop.train(assembled)
-    assert torch.equal(assembled.trainee.flat, before)
-
-
 @pytest.mark.parametrize("packing", ["bestFit", "none"])
 def test_packing_does_not_change_what_is_learned(make_run: Any, packing: str) -> None:
     split = {"train": 60, "validation": 20, "test": 20}
     run = make_run(data={"maxLength": 128, "split": split, "packing": packing})
     prepare.prepare(run)
     assembled = assemble(run, 1, loop.StopFlag())
-    sums = loop.accumulate(assembled, np.arange(12), 0)
-    single = 0.0
-    weights = loop.row_weights(
-        "taskMean", assembled.train.tasks[:12], assembled.train.targets[:12], np.asarray([2, 1.0])
-    )
-    from anneal_trainers.batches import pack
-
-    for row in range(12):
-        batch = pack(assembled.train, [row])
-        token_weights = torch.full((len(batch.targets),), float(weights[row]))
-        single += float(assembled.trainee.losses(batch, token_weights)[0].detach())
-    assert sums.loss == pytest.approx(single, rel=1e-5)
+    rows, weights = np.arange(12), np.asarray([2, 1.0])
+    sums = loop.accumulate(assembled, rows, weights, 0)
+    by_row = torch.from_numpy(assembled.goal.weights(assembled.train, rows, "taskMean", weights)).float()
+    single = [
+        assembled.goal.measure(assembled.trainee, pack(assembled.train, [row]), by_row[row : row + 1])
+        for row in rows
+    ]
+    assert sums.loss == pytest.approx(sum(float(part.loss.detach()) for part in single), rel=1e-5)
