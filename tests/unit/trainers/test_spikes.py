@@ -21,6 +21,11 @@ def test_noise_and_a_falling_loss_are_no_spikes() -> None:
     assert sum(len(find(noisy(1000, seed))) for seed in range(5)) == 0
 
 
+def test_where_losses_hardly_differ_a_twentieth_more_is_no_spike() -> None:
+    assert find([2.0] * 20 + [2.1]) == []
+    assert [spike.place for spike in find([2.0] * 20 + [2.2])] == [20]
+
+
 @pytest.mark.parametrize("loss", [6.0, math.nan, math.inf])
 def test_a_loss_out_of_line_is_found_where_it_is(loss: float) -> None:
     losses = noisy(300)
