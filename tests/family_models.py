@@ -60,7 +60,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_family(folder: Path, family: str, **changes: Any) -> Path:
+def write_family(folder: Path, family: str, spread: float = 0.1, **changes: Any) -> Path:
     """Write a random model of a family into `folder`: biases and norms random too, as zeros and ones hide mistakes."""
     config = SMALL | FAMILIES[family] | changes
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def write_family(folder: Path, family: str, **changes: Any) -> Path:
     made: Any = transformers.AutoModelForCausalLM.from_config(loaded)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in made.named_parameters():
-        parameter.data.normal_(float("norm" in name), 0.1, generator=generator)
+        parameter.data.normal_(float("norm" in name), spread, generator=generator)
     made.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config))
     return folder

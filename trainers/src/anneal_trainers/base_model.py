@@ -75,7 +75,8 @@ def _positions(config: dict[str, Any]) -> int:
     """Return how many positions attend to all before them: within a sliding window, no more than it is wide."""
     sliding = config.get("use_sliding_window", config["model_type"] == "mistral")
     window = config.get("sliding_window") if sliding else None
-    return min(config["max_position_embeddings"], window or config["max_position_embeddings"])
+    positions: int = config["max_position_embeddings"]
+    return min(positions, window or positions)
 
 
 def _check_rope(config: dict[str, Any]) -> None:
