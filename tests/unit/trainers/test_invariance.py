@@ -21,7 +21,7 @@ from anneal_trainers.batches import Batch
 from anneal_trainers.channel import Channel
 from anneal_trainers.dataset import Split
 from anneal_trainers.group import Group
-from anneal_trainers.tally import share
+from anneal_trainers.meter import share
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from linear_model import HIDDEN, VOCABULARY, Linear, linear, make_split

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from anneal_trainers import checkpoint, coba, loss_drop
 from anneal_trainers.dataset import Split
-from anneal_trainers.tally import Tally, measured
 
 if TYPE_CHECKING:
     from anneal_trainers.loop import Run
@@ -68,7 +66,7 @@ def assess(run: "Run", state: checkpoint.State) -> checkpoint.State:
 def observe(run: "Run", state: checkpoint.State, inside: int) -> checkpoint.State:
     """Return the state with one more of CoBa's measurements, of the stage's tasks."""
     constants, tasks = run.spec.optimization.coba, run.phases[state.stage].tasks
-    found = measure(run, run.validation, run.watched, np.zeros(len(run.watched))).means()
+    found = run.meter.total(run.validation, run.watched, np.zeros(len(run.watched))).means()
     losses = [loss if k in tasks else None for k, loss in enumerate(found)]
     return replace(state, coba=vars(coba.observe(_coba_state(run, state), inside, losses, constants)))
 
@@ -96,19 +94,8 @@ def validate(run: "Run", state: checkpoint.State) -> tuple[float | None, list[fl
     rows, of_rows = np.arange(len(split)), np.zeros(len(split))
     if inside.any():
         of_rows[inside] = run.goal.weights(split, rows[inside], optimization.task_balance, weights)
-    found = measure(run, split, rows, of_rows)
+    found = run.meter.total(split, rows, of_rows)
     return found.loss if inside.any() else None, found.means()
-
-
-def measure(run: "Run", split: Split, rows: Rows, weights: Floats) -> Tally:
-    """Measure `rows` without a gradient, over all ranks."""
-    tally = Tally(len(run.tasks), run.trainee.device)
-    run.trainee.model.eval()
-    with torch.no_grad():
-        for part, tasks in measured(run, split, rows, weights, "validate"):
-            tally.add(part, tasks)
-    run.group.sum(tally.numbers)
-    return tally
 
 
 def with_validation(

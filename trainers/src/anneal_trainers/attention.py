@@ -8,6 +8,7 @@ causal mask nothing that is learned sees what comes after it.
 Registered with transformers as IMPLEMENTATION; the model's forward passes `bounds` through to it.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def attend(
         return _causal(query, key, value, scaling).transpose(1, 2), None
     if query.is_cuda:
         return _varlen(query, key, value, scaling, bounds), None
-    parts = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     done = [_causal(query[:, :, p], key[:, :, p], value[:, :, p], scaling) for p in parts]
     return torch.cat(done, 2).transpose(1, 2), None
 
@@ -62,7 +63,7 @@ def _varlen(
 ) -> torch.Tensor:
     flat_query, flat_key, flat_value = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     starts = torch.tensor(bounds, dtype=torch.int32, device=query.device)
-    longest = max(b - a for a, b in zip(bounds, bounds[1:], strict=False))
+    longest = max(b - a for a, b in itertools.pairwise(bounds))
     done = varlen_attn(
         flat_query,
         flat_key,

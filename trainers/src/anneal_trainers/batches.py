@@ -43,7 +43,13 @@ class Batch:
 
 
 def batches(split: Split, rows: Rows, capacity: int, packed: bool, groups: Rows | None = None) -> list[Batch]:
-    """Return all of `rows` as batches of at most `capacity` positions.
+    """Return all of `rows` as batches of at most `capacity` positions; arguments as those of `arrange`."""
+    parts = arrange(split, rows, capacity, packed, groups)
+    return [make_batch(split, rows, places, packed) for places in parts]
+
+
+def arrange(split: Split, rows: Rows, capacity: int, packed: bool, groups: Rows | None = None) -> list[Rows]:
+    """Return which of `rows`, by their places, make each batch of at most `capacity` positions.
 
     Args:
         groups: [rows]; adjacent rows with the same number stay in one batch. Every row for itself when None.
@@ -51,8 +57,12 @@ def batches(split: Split, rows: Rows, capacity: int, packed: bool, groups: Rows 
     members = packing.members(np.arange(len(rows)) if groups is None else groups)
     costs = packing.costs(split.lengths[rows], members, packed)
     parts = packing.best_fit_decreasing(costs, capacity) if packed else packing.padded(costs, capacity)
-    make = pack if packed else pad
-    return [make(split, rows, np.concatenate([members[i] for i in part])) for part in parts]
+    return [np.concatenate([members[i] for i in part]) for part in parts]
+
+
+def make_batch(split: Split, rows: Rows, places: Rows, packed: bool) -> Batch:
+    """Return the rows at `places` of `rows` as one batch."""
+    return pack(split, rows, places) if packed else pad(split, rows, places)
 
 
 def pack(split: Split, rows: Rows | Sequence[int], places: Rows | None = None) -> Batch:

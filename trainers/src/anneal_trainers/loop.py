@@ -25,10 +25,11 @@ from anneal_trainers.dataset import Split
 from anneal_trainers.early_stop import should_stop
 from anneal_trainers.group import Group
 from anneal_trainers.ledger import DIGEST_BYTES, Entry, Ledger
+from anneal_trainers.meter import Meter
 from anneal_trainers.model import Trainee
 from anneal_trainers.plan import Place
 from anneal_trainers.resume import layout, resume
-from anneal_trainers.tally import Tally, measured
+from anneal_trainers.tally import Tally
 
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.999)
@@ -72,6 +73,15 @@ class Run:
     def __post_init__(self) -> None:
         # Before anything is restored: the reference of a preference run is what it starts from.
         self.goal = objective.make(self.spec.optimization, self.trainee)
+        self.meter = Meter(
+            self.goal,
+            self.trainee,
+            self.spec.data,
+            len(self.tasks),
+            self.group,
+            self.channel,
+            in_step=self.spec.workers.strategy == "fsdp",
+        )
         self.phases = stages.phases(self.spec, self.tasks, self.train, self.validation)
         self.watched = assess.first_rows(self.validation, self.spec.optimization.coba.rows)
 
@@ -208,7 +218,7 @@ def accumulate(
     trainee.model.train()
     trainee.gradient.zero_()
     tally = Tally(len(run.tasks), trainee.device)
-    for part, tasks in measured(run, run.train, rows, weights, "compute"):
+    for part, tasks in run.meter.parts(run.train, rows, weights, "compute"):
         part.loss.backward()  # type: ignore[no-untyped-call]
         tally.add(part, tasks)
     tally.ask(stop=run.stop.asked, save=run.leads and run.timer.due())

@@ -1,27 +1,20 @@
-"""Measuring rows: this rank's share of them, batch by batch, and the sums over all ranks that come of it."""
+"""What ranks add up beside gradients."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from anneal_trainers import packing
-from anneal_trainers.batches import batches
-from anneal_trainers.dataset import Split
 from anneal_trainers.objective import Measured
 
-if TYPE_CHECKING:
-    from anneal_trainers.loop import Run
-
-Rows = npt.NDArray[np.int64]
 ASKED = 2
 
 
 class Tally:
-    """What ranks add up beside gradients, in one vector: the loss, what is asked for, sums and counts by task."""
+    """One vector: the weighted loss, what ranks ask for, sums and counts of items by task."""
 
     def __init__(self, tasks: int, device: torch.device) -> None:
         self._tasks = tasks
@@ -58,32 +51,3 @@ class Tally:
         """Return the same by name, without tasks that have no item."""
         counts = self.numbers[1 + ASKED + self._tasks :].cpu()
         return {n: v for n, v, c in zip(names, self.means(), counts, strict=True) if c}
-
-
-def measured(
-    run: "Run", split: Split, rows: Rows, weights: npt.NDArray[np.float64], phase: str
-) -> Iterator[tuple[Measured, npt.NDArray[Any]]]:
-    """Yield this rank's batches of `rows`, each measured, with the task of each of its items.
-
-    Args:
-        weights: [rows], what an item of each row weighs.
-        phase: what heartbeats say is being done.
-    """
-    data, trainee = run.spec.data, run.trainee
-    groups = run.goal.groups(split, rows)
-    places = share(split, rows, groups, run.group.rank, run.group.world)
-    mine, capacity = rows[places], run.goal.capacity(data.max_length)
-    weight = torch.from_numpy(weights[places]).to(trainee.flat.dtype).to(trainee.device)
-    together = None if groups is None else groups[places]
-    for batch in batches(split, mine, capacity, data.packing == "bestFit", together):
-        run.channel.beat(phase, shape=batch.ids.shape)
-        part = run.goal.measure(trainee, batch.to(trainee.device), weight)
-        yield part, split.tasks[mine[part.rows]]
-
-
-def share(split: Split, rows: Rows, groups: Rows | None, rank: int, world: int) -> Rows:
-    """Return the places among `rows` of what `rank` measures: about as many tokens as any other rank."""
-    members = packing.members(np.arange(len(rows)) if groups is None else groups)
-    costs = packing.costs(split.lengths[rows], members, packed=True)
-    mine = packing.shares(costs, world)[rank]
-    return np.concatenate([np.zeros(0, np.int64), *(members[i] for i in mine)])
