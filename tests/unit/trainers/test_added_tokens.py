@@ -91,7 +91,10 @@ def test_the_adapter_is_read_again_by_us_and_by_peft(folder: Path, tmp_path: Pat
     base = plain(folder)
     base.resize_token_embeddings(324, mean_resizing=False)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-    assert float((logits_alone(theirs, PARTS) - expected).abs().max()) < 3e-5
+    known = [
+        id_ for id_ in range(324) if id_ not in (320, 321)
+    ]  # those two are nobody's: resizing makes them up
+    assert float((logits_alone(theirs, PARTS) - expected)[:, known].abs().max()) < 3e-5
 
 
 def test_another_buffer_brings_its_own_rows(folder: Path) -> None:

@@ -1,8 +1,14 @@
 """Rows for a deployment's gate: tasks in turn, within a limit, and never none."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from family_models import plain, write_family
 
+from anneal_trainers import export
 from anneal_trainers.dataset import Split
 from anneal_trainers.export import choose_rows
 
@@ -32,3 +38,26 @@ def split(lengths: list[int], tasks: list[int]) -> Split:
 )
 def test_reference_rows(lengths: list[int], tasks: list[int], chosen: list[int]) -> None:
     assert choose_rows(split(lengths, tasks), 16).tolist() == chosen
+
+
+def test_large_weights_come_in_shards_with_an_index(tmp_path: Path) -> None:
+    model = plain(write_family(tmp_path / "base", "smollm2"))
+    export.round_to_bf16(model)
+    expected = {name: weight.clone() for name, weight in model.state_dict().items()}
+    export.write_model(model, tmp_path / "out", shard="100KB")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 1
+    assert sorted(set(index["weight_map"].values())) == files
+    assert "anneal" not in (tmp_path / "out" / "config.json").read_text()
+    again = plain(tmp_path / "out").state_dict()
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_generation_settings_are_the_bases_but_for_the_end(tmp_path: Path) -> None:
+    export.write_generation_config(tmp_path, tmp_path / "none", [7])
+    path = tmp_path / "generation_config.json"
+    assert json.loads(path.read_text()) == {"eos_token_id": [7]}
+    path.write_text(json.dumps({"temperature": 0.6, "eos_token_id": 1}))
+    export.write_generation_config(tmp_path, tmp_path, [2, 3])
+    assert json.loads(path.read_text()) == {"temperature": 0.6, "eos_token_id": [2, 3]}
