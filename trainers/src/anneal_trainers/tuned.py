@@ -55,17 +55,25 @@ def initial_adapter(run: FineTuneRun) -> Path | None:
     return local(uri, cache_folder())
 
 
-def load_untuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return the base in evaluation mode, with an adapter that changes nothing yet."""
+def load_start(run: FineTuneRun, device: torch.device) -> model.Trainee:
+    """Return what training has started from: the base, or with the earlier adapter on it."""
     spec, added = run.spec, dataset.added_tokens(dataset_folder(run))
-    return model.assemble(base_folder(run), spec.adapter, spec.optimization.seed, device, dtype, added).eval()
+    return model.build(
+        base_folder(run),
+        spec.adapter,
+        spec.optimization.seed,
+        device,
+        added=added,
+        init_from=initial_adapter(run),
+    )
 
 
 def load_tuned(run: FineTuneRun, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the base with the trained adapter, in evaluation mode."""
-    tuned = load_untuned(run, device, dtype)
+    spec, added = run.spec, dataset.added_tokens(dataset_folder(run))
+    tuned = model.assemble(base_folder(run), spec.adapter, spec.optimization.seed, device, dtype, added)
     adapters.put(tuned, adapter_folder(run))
-    return tuned
+    return tuned.eval()
 
 
 def input_digests(run: FineTuneRun, *stages: str) -> dict[str, str]:
