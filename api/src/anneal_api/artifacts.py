@@ -20,9 +20,9 @@ MANIFEST = "manifest.json"
 
 STAGE_VERSIONS = {
     "prepare": 3,
-    "train": 1,
-    "evaluate": 1,
-    "export": 1,
+    "train": 2,
+    "evaluate": 2,
+    "export": 2,
     "quantize": 1,
     "engine": 1,
     "gate": 1,

@@ -2,7 +2,7 @@
 
 A dense mask would compute all pairs and throw most away: of a pack of 512 tokens in five documents, three times the
 CPU time forward and backward. On CPUs there is no kernel for documents of several lengths, so each is a call of
-its own; on accelerators one varlen call takes them all. Rows padded on the right need no mask either: under a
+its own; on accelerators one varlen call takes them all, in half precision (the kernel knows no other). Rows padded on the right need no mask either: under a
 causal mask nothing that is learned sees what comes after it.
 
 Registered with transformers as IMPLEMENTATION; the model's forward passes `bounds` through to it.
@@ -38,7 +38,7 @@ def attend(
     """
     if bounds is None or len(bounds) == 2:
         return _causal(query, key, value, scaling).transpose(1, 2), None
-    if query.is_cuda:
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen(query, key, value, scaling, bounds), None
     parts = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     done = [_causal(query[:, :, p], key[:, :, p], value[:, :, p], scaling) for p in parts]
