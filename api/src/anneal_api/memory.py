@@ -12,6 +12,8 @@ from anneal_api.base import Model
 
 GIB = 1024**3
 NF4_BITS = 4.127
+LOGIT_CHUNK = 256
+"""Targets whose logits the trainer holds at a time (anneal_trainers.losses.CHUNK; a test keeps them equal)."""
 
 
 class ModelShape(Model):
@@ -76,26 +78,118 @@ class Plan:
         return f"{terms} = {self.needed / GIB:.2f} GiB of {self.available / GIB:.2f} GiB"
 
 
-def training_plan(
-    shape: ModelShape, *, quantized: bool, rank: int, tokens: int, float_bytes: int, memory_gib: float
-) -> Plan:
-    """Plan one rank's training memory for micro-batches of `tokens` positions.
+@dataclass(frozen=True)
+class Site:
+    """Where training runs, as far as memory is concerned.
 
-    Activations assume recomputation by layer: every layer keeps its input, one layer its inner values.
-    `float_bytes` is the width of compute (2 for bf16, 4 for f32).
+    float_bytes: width of compute: 2 for bf16, 4 for float32.
+    recompute: whether a layer's inner values are computed again in the backward pass instead of kept.
+    runtime: bytes of the process before there is a model: libraries, and the driver's context of an accelerator.
+    heap: bytes the allocator holds for a byte in use, of the values that come and go in a step.
+    staging: whether the copies of a checkpoint lie in the same memory.
     """
+
+    float_bytes: int
+    recompute: bool
+    runtime: float
+    heap: float
+    staging: bool
+
+
+CPU = Site(float_bytes=4, recompute=False, runtime=0.75 * GIB, heap=2.0, staging=True)
+"""Measured: torch, transformers, peft and bitsandbytes take 0.75 GiB once imported. glibc's aligned allocation asks
+for more than it frees, so a freed block seldom fits an equal one: it holds 1.7 to 2.2 times what is in use."""
+
+ACCELERATOR = Site(float_bytes=2, recompute=True, runtime=1.0 * GIB, heap=1.1, staging=False)
+"""A CUDA context with the kernels and workspaces of cuBLAS is 0.5 to 1 GiB; the caching allocator reuses blocks and
+loses a tenth to rounding. Checkpoints are staged in the host's pinned memory."""
+
+
+def training_plan(
+    shape: ModelShape,
+    site: Site,
+    *,
+    quantized: bool,
+    rank: int,
+    tokens: int,
+    memory_gib: float,
+    sharded_by: int = 1,
+    references: int = 0,
+) -> Plan:
+    """Plan the memory of one rank in a step over micro-batches of `tokens` positions.
+
+    Args:
+        sharded_by: ranks the base's layers are divided between (strategy fsdp); 1 keeps them whole (ddp).
+        references: copies of the adapter held beside the trained one (DPO's frozen reference is one).
+
+    With `ddp` the step is the largest moment. Under fsdp every rank loads the whole base before it is divided,
+    and that may be larger: the plan is that of the larger moment.
+    """
+    step = _step(shape, site, quantized, rank, tokens, sharded_by, references)
+    loading = (("runtime", site.runtime), ("whole base while loading", _base(shape, site, quantized, 1)))
+    larger = max((step, loading), key=lambda terms: sum(size for _, size in terms))
+    return Plan(larger, memory_gib * GIB)
+
+
+def _step(
+    shape: ModelShape, site: Site, quantized: bool, rank: int, tokens: int, sharded_by: int, references: int
+) -> tuple[tuple[str, float], ...]:
     adapter = shape.adapter_parameters(rank)
-    linear = shape.linear_parameters * (NF4_BITS / 8 if quantized else float_bytes)
-    inner = 8 * shape.hidden + 4 * shape.intermediate + 2 * (shape.heads + shape.kv_heads) * shape.head_size
-    return Plan(
-        (
-            ("weights", linear + shape.embedding_parameters * float_bytes),
-            ("adapter, gradients, AdamW", adapter * 4 * 4),
-            ("activations", tokens * float_bytes * (shape.layers * shape.hidden + inner)),
-            ("logits", min(tokens, 512) * shape.vocabulary * 4 * 2),
-        ),
-        memory_gib * GIB,
+    # Values, gradients and two moments in float32; a copy in the width of compute where that is less.
+    trained = adapter * (16 + 4 * references + (site.float_bytes if site.float_bytes < 4 else 0))
+    return (
+        ("runtime", site.runtime),
+        ("weights", _base(shape, site, quantized, sharded_by)),
+        ("adapter, gradients, AdamW", float(trained)),
+        ("checkpoint's copy", float(adapter * 12 if site.staging else 0)),
+        ("activations", site.heap * tokens * site.float_bytes * _kept(shape, site, rank)),
+        ("one layer backward", site.heap * _backward(shape, site, quantized, rank, tokens)),
+        ("logits", site.heap * _logits(shape, tokens)),
     )
+
+
+def _base(shape: ModelShape, site: Site, quantized: bool, sharded_by: int) -> float:
+    """Return bytes of the frozen base on a rank: two layers are whole at a time where it is divided."""
+    linear = shape.linear_parameters * (NF4_BITS / 8 if quantized else site.float_bytes)
+    gathered = 0 if sharded_by == 1 else min(2, shape.layers) / shape.layers * linear
+    return linear / sharded_by + gathered + shape.embedding_parameters * site.float_bytes
+
+
+def _kept(shape: ModelShape, site: Site, rank: int) -> int:
+    """Return the values a position keeps from the forward pass to the backward pass, over all layers.
+
+    With recomputation each layer keeps its input, [hidden]. Without, each keeps what its derivatives need (_inner).
+    """
+    return shape.layers * (shape.hidden if site.recompute else _inner(shape, rank))
+
+
+def _inner(shape: ModelShape, rank: int) -> int:
+    """Return the values of one position that the derivatives of one layer need.
+
+    Two norms keep their input and give the input of adapters (4 hidden); attention keeps rotated queries, keys, values,
+    its output by document and joined, and a normaliser a head; the gated unit keeps gate, its activation, up and
+    their product; each of the seven adapters keeps its `rank` inner values. Frozen weights need no input of theirs.
+    """
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    attention = 3 * queries + 2 * keys + shape.heads
+    return 4 * shape.hidden + attention + 4 * shape.intermediate + 7 * rank
+
+
+def _backward(shape: ModelShape, site: Site, quantized: bool, rank: int, tokens: int) -> float:
+    """Return bytes in use while one layer's gradients are made.
+
+    Gradients of the gated unit's four values and of four of the layer's width; its largest weight in full where
+    it is NF4; and what recomputation brings back: the layer's inner values, norms in float32.
+    """
+    gradients = 4 * shape.intermediate + 4 * shape.hidden
+    again = _inner(shape, rank) + 4 * shape.hidden if site.recompute else 0
+    weight = shape.hidden * shape.intermediate if quantized else 0
+    return float(site.float_bytes * (tokens * (gradients + again) + weight))
+
+
+def _logits(shape: ModelShape, tokens: int) -> float:
+    """Return bytes of the logits of one chunk of targets: three copies in float32 while they are reduced."""
+    return float(min(tokens, LOGIT_CHUNK) * shape.vocabulary * 4 * 3)
 
 
 def serving_plan(

@@ -2,8 +2,8 @@
 
 A dense mask would compute all pairs and throw most away: of a pack of 512 tokens in five documents, three times the
 CPU time forward and backward. On CPUs there is no kernel for documents of several lengths, so each is a call of
-its own; on accelerators one varlen call takes them all, in half precision (the kernel knows no other). Rows padded on the right need no mask either: under a
-causal mask nothing that is learned sees what comes after it.
+its own; on accelerators one varlen call takes them all, in half precision (the kernel knows no other). Rows padded on
+the right need no mask either: under a causal mask nothing that is learned sees what comes after it.
 
 Registered with transformers as IMPLEMENTATION; the model's forward passes `bounds` through to it.
 """

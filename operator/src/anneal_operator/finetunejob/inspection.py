@@ -118,13 +118,18 @@ def _accepted(draft: Draft[FineTuneJobStatus], site: Site, outcome: Outcome, con
 
 
 def _fits(draft: Draft[FineTuneJobStatus], run: FineTuneRun, found: FineTuneInspection) -> bool:
+    spec, preference = run.spec, run.spec.optimization.objective == "dpo"
+    workers = spec.workers
     need = memory.training_plan(
         found.shape,
-        quantized=run.spec.adapter.type == "qlora",
-        rank=run.spec.adapter.rank,
-        tokens=run.spec.data.max_length,
-        float_bytes=2,
+        memory.ACCELERATOR if run.accelerator.resource_name else memory.CPU,
+        quantized=spec.adapter.type == "qlora",
+        rank=spec.adapter.rank,
+        # Both answers of a pair are in one micro-batch.
+        tokens=spec.data.max_length * (2 if preference else 1),
         memory_gib=run.accelerator.memory_gib,
+        sharded_by=workers.nodes * workers.accelerators_per_node if workers.strategy == "fsdp" else 1,
+        references=int(preference),
     )
     gib = memory.GIB
     shown = MemoryPlan(
