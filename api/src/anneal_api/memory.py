@@ -4,6 +4,7 @@ Sources of the terms: QLoRA (arXiv 2305.14314) for NF4 with double quantisation 
 AdamW's two float32 moments, TensorRT-LLM's W4A16 layout for INT4 (4 bits and a float16 scale a group).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -46,12 +47,13 @@ class ModelShape(Model):
         """Bytes of float16 keys and values one token holds in the cache."""
         return self.layers * 2 * self.kv_heads * self.head_size * 2
 
-    def adapter_parameters(self, rank: int) -> int:
-        """Weights of an adapter of `rank` on all linear layers."""
+    def adapter_parameters(self, rank: int, targets: Sequence[str] = ()) -> int:
+        """Weights of an adapter of `rank` on the linear layers named, or on all of them."""
         q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
-        pairs = [(self.hidden, q), (self.hidden, kv), (self.hidden, kv), (q, self.hidden)]
-        pairs += [(self.hidden, self.intermediate)] * 2 + [(self.intermediate, self.hidden)]
-        return self.layers * rank * sum(a + b for a, b in pairs)
+        sizes = {"q_proj": self.hidden + q, "k_proj": self.hidden + kv, "v_proj": self.hidden + kv}
+        sizes |= {"o_proj": q + self.hidden}
+        sizes |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), self.hidden + self.intermediate)
+        return self.layers * rank * sum(sizes[name] for name in targets or sizes)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def training_plan(
     *,
     quantized: bool,
     rank: int,
+    targets: Sequence[str] = (),
     tokens: int,
     memory_gib: float,
     sharded_by: int = 1,
@@ -119,22 +122,30 @@ def training_plan(
     """Plan the memory of one rank in a step over micro-batches of `tokens` positions.
 
     Args:
+        targets: linear layers with an adapter; all of them when empty.
         sharded_by: ranks the base's layers are divided between (strategy fsdp); 1 keeps them whole (ddp).
         references: copies of the adapter held beside the trained one (DPO's frozen reference is one).
 
     With `ddp` the step is the largest moment. Under fsdp every rank loads the whole base before it is divided,
     and that may be larger: the plan is that of the larger moment.
     """
-    step = _step(shape, site, quantized, rank, tokens, sharded_by, references)
+    adapter = shape.adapter_parameters(rank, targets)
+    step = _step(shape, site, quantized, rank, adapter, tokens, sharded_by, references)
     loading = (("runtime", site.runtime), ("whole base while loading", _base(shape, site, quantized, 1)))
     larger = max((step, loading), key=lambda terms: sum(size for _, size in terms))
     return Plan(larger, memory_gib * GIB)
 
 
 def _step(
-    shape: ModelShape, site: Site, quantized: bool, rank: int, tokens: int, sharded_by: int, references: int
+    shape: ModelShape,
+    site: Site,
+    quantized: bool,
+    rank: int,
+    adapter: int,
+    tokens: int,
+    sharded_by: int,
+    references: int,
 ) -> tuple[tuple[str, float], ...]:
-    adapter = shape.adapter_parameters(rank)
     # Values, gradients and two moments in float32; a copy in the width of compute where that is less.
     trained = adapter * (16 + 4 * references + (site.float_bytes if site.float_bytes < 4 else 0))
     return (

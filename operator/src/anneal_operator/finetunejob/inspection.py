@@ -125,6 +125,7 @@ def _fits(draft: Draft[FineTuneJobStatus], run: FineTuneRun, found: FineTuneInsp
         memory.ACCELERATOR if run.accelerator.resource_name else memory.CPU,
         quantized=spec.adapter.type == "qlora",
         rank=spec.adapter.rank,
+        targets=spec.adapter.targets,
         # Both answers of a pair are in one micro-batch.
         tokens=spec.data.max_length * (2 if preference else 1),
         memory_gib=run.accelerator.memory_gib,
