@@ -101,7 +101,8 @@ def curves(run: FineTuneRun) -> EventAccumulator:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2, 3))])
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_killed_at_any_point_a_run_ends_as_one_left_alone(make_run: Any, tmp_path: Path, seed: int) -> None:
     alone, parted = make_run(uid="left-alone", **FIELDS), make_run(uid="was-killed", **FIELDS)
     prepare.prepare(alone)
