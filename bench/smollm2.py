@@ -20,14 +20,9 @@ TASKS = ("describe", "implement", "fill")
 def exported() -> str:
     """Return the URI of an exported model with reference and calibration rows, trained for one step."""
     base_and_texts()
-    run = FineTuneRun(
-        namespace="bench",
-        name="smollm2",
-        uid="bench",
-        spec=_spec(),
-        accelerator=AcceleratorProfile(name="cpu", memory_gib=8),
+    planned = _planned(
+        make_spec({"train": 92, "validation": 2, "test": 6}, {"maxSteps": 1, "globalBatchTokens": 512})
     )
-    planned = FineTuneRun.model_validate(wire(run) | {"inspection": _stage("inspect", run).result})
     for stage in ("prepare", "train"):
         _stage(stage, planned)
     return PublishResult.model_validate(_stage("export", planned).result).artifact.uri
@@ -43,17 +38,35 @@ def base_and_texts() -> tuple[Path, list[Path]]:
     return CACHE / "base", [CACHE / "data" / f"{name}.jsonl" for name in TASKS]
 
 
-def _spec() -> FineTuneJobSpec:
+def make_spec(split: dict[str, int], optimization: dict[str, float]) -> FineTuneJobSpec:
+    """Return the spec of a run over the quick start's three tasks."""
     tasks = [{"name": name, "data": {"uri": f"file://{CACHE}/data/{name}.jsonl"}} for name in TASKS]
     return FineTuneJobSpec.model_validate(
         {
             "baseModel": {"uri": f"file://{CACHE}/base"},
             "tasks": tasks,
-            "data": {"maxLength": 512, "split": {"train": 92, "validation": 2, "test": 6}},
-            "optimization": {"maxSteps": 1, "globalBatchTokens": 512},
+            "data": {"maxLength": 512, "split": split},
+            "optimization": optimization,
             "output": {"uri": f"file://{CACHE}/store"},
         }
     )
+
+
+def prepared(spec: FineTuneJobSpec) -> Path:
+    """Return the folder of the dataset of a run."""
+    artifact = PublishResult.model_validate(_stage("prepare", _planned(spec)).result).artifact
+    return Path(artifact.uri.removeprefix("file://"))
+
+
+def _planned(spec: FineTuneJobSpec) -> FineTuneRun:
+    run = FineTuneRun(
+        namespace="bench",
+        name="smollm2",
+        uid="bench",
+        spec=spec,
+        accelerator=AcceleratorProfile(name="cpu", memory_gib=8),
+    )
+    return FineTuneRun.model_validate(wire(run) | {"inspection": _stage("inspect", run).result})
 
 
 def _stage(stage: str, run: FineTuneRun) -> Outcome:

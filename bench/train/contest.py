@@ -20,7 +20,7 @@ PEERS = ROOT / ".venv-peers" / "bin" / "python"
 CAPACITY = 1024
 """Positions of a pack; the full size is rows.FULL. A step at the full size would take most of a minute."""
 TRIALS = 3
-TRAIN_ROWS, HELD_OUT_ROWS = 36, 12
+TRAIN_ROWS, HELD_OUT_ROWS = 28, 8
 BATCH = 6
 """Rows of a padded batch: as many as a pack of CAPACITY holds on average."""
 CONTESTANTS: dict[str, list[str]] = {
