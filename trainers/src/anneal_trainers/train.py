@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.base import Model, wire
@@ -138,7 +139,6 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
             raise TryAgain("CheckpointLost", f"the checkpoint of step {step} cannot be read back")
         if step == state.best_step:
             run.trainee.flat.copy_(content[1]["adapter"])
-    loss = min(state.losses) if state.losses else state.train_loss
     with publishing(
         config.spec.output.uri,
         config.namespace,
@@ -148,17 +148,26 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
         inputs=tuned.input_digests(config, "prepare"),
     ) as publication:
         adapters.write(run.trainee.model, publication.folder, facts.base_digest)
-        publication.metadata = {
-            "step": state.step,
-            "bestStep": state.best_step,
-            "validationLoss": loss,
-            "validationLosses": state.losses,
-            "taskLosses": state.best_task_losses,
-            "skippedSteps": state.skipped,
-        }
+        publication.metadata = metadata(state, run.tasks)
     return TrainResult(
-        artifact=publication.published, step=state.step, best_step=state.best_step, validation_loss=loss
+        artifact=publication.published,
+        step=state.step,
+        best_step=state.best_step,
+        validation_loss=publication.metadata["validationLoss"],
     )
+
+
+def metadata(state: checkpoint.State, tasks: Sequence[str]) -> dict[str, Any]:
+    """Return what readers of the adapter are told of its training; losses and passes are of the last stage."""
+    return {
+        "step": state.step,
+        "bestStep": state.best_step,
+        "validationLoss": min(state.losses, default=state.train_loss),
+        "validationLosses": state.losses,
+        "taskLosses": state.best_task_losses,
+        "passes": dict(zip(tasks, state.passes, strict=True)),
+        "skippedSteps": state.skipped,
+    }
 
 
 if __name__ == "__main__":
