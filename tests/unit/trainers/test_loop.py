@@ -210,7 +210,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_ten_in_a_row_end_the_run(
         loop.train(run)
     assert torch.equal(run.trainee.flat, before)
     entries = ledger.read(f"file://{tmp_path}")
-    assert [entry.finite for entry in entries] == [False] * 9
+    assert [entry.finite for entry in entries] == [False] * 10
 
 
 def resumed(run: loop.Run) -> checkpoint.State | None:
@@ -291,6 +291,25 @@ def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
         assert torch.allclose(run.trainee.flat, alone.trainee.flat, atol=1e-6)
 
 
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    """The rows of every step stay the same; losses, sums of 16 floats in another order, agree to 1e-12."""
+    loop.train(make_run(tmp_path / "whole", evaluation={"everySteps": 1}))
+    stopped = make_run(tmp_path / "parted", evaluation={"everySteps": 1})
+    stopped.record = lambda step, _: setattr(stopped.stop, "asked", step == 2)
+    with pytest.raises(TryAgain):
+        loop.train(stopped)
+    meeting = Meeting()
+    pair = [
+        make_run(tmp_path / "parted", meeting.rank(rank), attempt=2, evaluation={"everySteps": 1})
+        for rank in (0, 1)
+    ]
+    both(lambda rank: loop.train(pair[rank]))
+    whole, parted = (ledger.read(f"file://{tmp_path / name}") for name in ("whole", "parted"))
+    assert [entry.world for entry in parted] == [1, 1, 1, 2, 2, 2]
+    assert [entry.rows for entry in parted] == [entry.rows for entry in whole]
+    assert [entry.loss for entry in parted] == pytest.approx([entry.loss for entry in whole], rel=1e-12)
+
+
 def test_the_best_step_is_kept_though_no_checkpoint_is_due_then(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,
@@ -335,6 +354,15 @@ def test_the_best_steps_task_losses_stay_with_it_and_no_number_is_never_the_best
         state = assess.with_validation(replace(state, step=step), loss, [loss], ["a"])
     assert (state.best_step, state.best_task_losses) == (2, {"a": 1.0})
     assert state.losses == [2.0, 1.0, 1.5, math.inf]
+
+
+def test_without_losses_of_its_own_a_stage_tells_none_of_an_earlier_one(tmp_path: Path) -> None:
+    run = make_mode(tmp_path, "stages")
+    earlier = checkpoint.State(step=4, losses=[1.0], best_step=4, best_task_losses={"a": 1.0})
+    state = loop.enter(run, earlier, 1)
+    assert (state.best_step, state.losses, state.best_task_losses) == (0, [], {})
+    state = assess.with_validation(replace(state, step=5), None, [2.0, math.nan], ["a", "b"])
+    assert (state.best_step, state.losses, state.best_task_losses) == (5, [], {"a": 2.0})
 
 
 def test_rows_counts_are_taken_once() -> None:

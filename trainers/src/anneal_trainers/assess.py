@@ -105,10 +105,10 @@ def with_validation(
 
     A loss that is no number counts as infinite: nothing is worse.
     """
-    if loss is None:
-        return replace(state, best_step=state.step)
-    loss = loss if math.isfinite(loss) else math.inf
     named = {name: value for name, value in zip(tasks, task_losses, strict=True) if not math.isnan(value)}
+    if loss is None:
+        return replace(state, best_step=state.step, task_losses=named, best_task_losses=named)
+    loss = loss if math.isfinite(loss) else math.inf
     if not state.losses or loss < min(state.losses):
         state = replace(state, best_step=state.step, best_task_losses=named)
     history = [*state.task_history, task_losses]

@@ -129,6 +129,7 @@ def train_phase(run: Run, state: checkpoint.State, optimizer: torch.optim.Optimi
         began = time.monotonic()
         state, step = take_step(run, state, optimizer)
         run.ledger.append(step.entry)
+        check_skips(state)
         if step.stop or step.save or assess.is_saving(run, state) or assess.is_validating(run, state):
             save(run, state, optimizer)
         if step.stop:
@@ -161,6 +162,7 @@ def enter(run: Run, state: checkpoint.State, number: int) -> checkpoint.State:
         stage_start=state.step,
         best_step=0,
         losses=[],
+        best_task_losses={},
         task_history=[],
         raised_at=[0] * tasks,
         coba={},
@@ -237,24 +239,23 @@ def update(trainee: Trainee, optimizer: torch.optim.Optimizer, norm: float, rate
 
 
 def advance(state: checkpoint.State, loss: float, finite: bool) -> checkpoint.State:
-    """Return the state one step on.
-
-    Raises:
-        NonFiniteLoss: SKIP_LIMIT steps in a row were not finite.
-    """
-    in_row = 0 if finite else state.skipped_in_row + 1
-    if in_row >= SKIP_LIMIT:
-        raise NonFiniteLoss(
-            f"{in_row} steps in a row up to step {state.step + 1} had no finite gradient; "
-            "lower spec.optimization.learningRate or look at the rows of these steps in the ledger"
-        )
+    """Return the state one step on."""
     return replace(
         state,
         step=state.step + 1,
         skipped=state.skipped + (not finite),
-        skipped_in_row=in_row,
+        skipped_in_row=0 if finite else state.skipped_in_row + 1,
         train_loss=loss if finite else state.train_loss,
     )
+
+
+def check_skips(state: checkpoint.State) -> None:
+    """Raise NonFiniteLoss where SKIP_LIMIT steps in a row were not finite."""
+    if state.skipped_in_row >= SKIP_LIMIT:
+        raise NonFiniteLoss(
+            f"{state.skipped_in_row} steps in a row up to step {state.step} had no finite gradient; "
+            "lower spec.optimization.learningRate or look at the rows of these steps in the ledger"
+        )
 
 
 def passes(split: Split, consumed: tuple[int, ...]) -> list[float]:
