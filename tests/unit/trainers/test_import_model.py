@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from anneal_api.outcome import EXIT_CONFIG
 from anneal_runtime.artifacts import open_artifact
 from anneal_trainers import import_model
+from anneal_trainers.__main__ import main
 
 
 def test_a_folder_becomes_a_base_model_artifact(tiny: Path, tmp_path: Path) -> None:
@@ -25,7 +27,7 @@ def test_digits_are_split_as_the_model_learned_them(tiny: Path, tmp_path: Path) 
     assert pieces[-3:] == ["1", "2", "3"]
 
 
-def test_a_missing_source_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = import_model.main(["--source", str(tmp_path / "none.gguf"), "--to", f"file://{tmp_path}/x"])
-    assert code == 1
+def test_a_missing_source_is_told_and_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["import", "--source", str(tmp_path / "none.gguf"), "--to", f"file://{tmp_path}/x"])
+    assert code == EXIT_CONFIG
     assert "none.gguf does not exist" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from anneal_api.outcome import EXIT_CONFIG
+from anneal_api.runs import ENV_RUN
 from anneal_trainers.__main__ import COMMANDS, STAGES, main
 
 SLOW_IMPORT = "import signal\nprint('importing', flush=True)\nsignal.pause()\n"
@@ -38,6 +40,16 @@ def test_a_rank_leaves_sigterm_to_the_kernel_until_it_trains(tmp_path: Path) -> 
     with started(tmp_path, "rank") as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("command", [["spikes"], ["replay", "--step", "1"]])
+def test_what_is_wrong_with_a_commands_input_is_told_and_refused(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"nothing": 1}')
+    monkeypatch.setenv(ENV_RUN, str(tmp_path / "run.json"))
+    assert main(command) == EXIT_CONFIG
+    assert "InvalidRun: run.json: namespace: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["prepare", "more"]])

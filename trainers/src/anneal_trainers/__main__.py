@@ -35,14 +35,26 @@ def main(arguments: list[str]) -> int:
     """Run the stage or command that `arguments` name and return its exit code."""
     name, *rest = arguments or [""]
     if name in COMMANDS:
-        command = cast(Callable[[list[str]], int], importlib.import_module(COMMANDS[name]).main)
-        return command(rest)
+        return run_command(
+            cast(Callable[[list[str]], int], importlib.import_module(COMMANDS[name]).main), rest
+        )
     if name not in STAGES or rest:
         usage = ",".join([*STAGES, *COMMANDS])
         print(f"usage: python3 -m anneal_trainers {{{usage}}}", file=sys.stderr)
         return os.EX_USAGE
     stage = cast(Callable[[], int], importlib.import_module(STAGES[name]).main)
     return stage()
+
+
+def run_command(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command; what is wrong is told to the person who gave it, with the exit code of a stage."""
+    from anneal_runtime.errors import Refused, StageError
+
+    try:
+        return command(arguments)
+    except StageError as error:
+        print(f"{error.reason}: {error.message}", file=sys.stderr)
+        return os.EX_USAGE if isinstance(error, Refused) else os.EX_TEMPFAIL
 
 
 def stop_at_once() -> None:

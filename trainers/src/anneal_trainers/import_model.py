@@ -8,7 +8,6 @@ loses the pre-tokenizer that splits digits: it is put back where the file's head
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from anneal_api.artifacts import Producer, content_key
 from anneal_api.base import ArtifactRef
 from anneal_api.version import VERSION
 from anneal_runtime.artifacts import identity, publishing_at
-from anneal_runtime.errors import StageError
 from anneal_runtime.storage import local
 
 DIGIT_SPLITTERS = ("smollm", "refact", "command-r", "starcoder", "codeshell")
@@ -33,12 +31,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--cache", default="/tmp/anneal-import", help="where remote files are copied")
     options = parser.parse_args(arguments)
-    try:
-        ref = import_model(options.source, options.to, Path(options.cache))
-    except StageError as error:
-        print(f"{error.reason}: {error.message}", file=sys.stderr)
-        return 1
-    print(ref.model_dump_json())
+    print(import_model(options.source, options.to, Path(options.cache)).model_dump_json())
     return 0
 
 

@@ -46,10 +46,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.rank:
         return train.run_rank(lambda run, channel: replay(run, channel, options.step))
-    try:
-        outcome = start(read_run(FineTuneRun), options.step)
-    except Refused as error:
-        outcome = Outcome(verdict="Refused", reason=error.reason, message=error.message)
+    outcome = start(read_run(FineTuneRun), options.step)
     if outcome.message:
         print(f"{outcome.reason}: {outcome.message}", file=sys.stderr)
     return EXIT_CODES[outcome.verdict]
