@@ -29,6 +29,16 @@ def test_a_beat_names_phase_step_and_micro_batch(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_a_message_that_the_pipe_takes_in_parts_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    write, message = os.write, {"progress": {"stage": "x" * 100}}
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    Channel(writing).send(message)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        assert [json.loads(line) for line in lines] == [message]
+
+
 def test_without_a_launcher_nothing_is_written_and_all_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENV_CHANNEL, raising=False)
     channel = Channel.from_environment()

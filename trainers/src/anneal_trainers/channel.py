@@ -40,4 +40,6 @@ class Channel:
     def send(self, message: dict[str, Any]) -> None:
         """Send one message; nobody else writes into this rank's pipe, so it may be of any length."""
         if self._descriptor is not None:
-            os.write(self._descriptor, json.dumps(message).encode() + b"\n")
+            rest = json.dumps(message).encode() + b"\n"
+            while rest:  # a signal may end a write of more than the pipe has room for
+                rest = rest[os.write(self._descriptor, rest) :]
