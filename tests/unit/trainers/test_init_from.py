@@ -1,6 +1,7 @@
 """An earlier adapter is gone on from exactly, or refused with both values and the remedy, before weights are read."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,3 +173,20 @@ def test_a_folder_that_is_no_adapter_is_refused(base: Path, earlier: Path, tmp_p
     (tmp_path / "copy" / "adapter_model.safetensors").write_bytes(b"\x10" + bytes(40))
     with pytest.raises(Refused, match="is no safetensors file; copy it again"):
         check(base, tmp_path / "copy")
+    shutil.copy(earlier / "adapter_model.safetensors", tmp_path / "copy")
+    (tmp_path / "copy" / "adapter_config.json").write_text("{")
+    with pytest.raises(Refused, match=r"adapter_config.json is no JSON: .*; copy it again"):
+        check(base, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_adapter_with_weights_that_are_no_numbers_is_refused(
+    base: Path, earlier: Path, tmp_path: Path, value: float
+) -> None:
+    shutil.copytree(earlier, tmp_path / "copy")
+    tensors = load_file(earlier / "adapter_model.safetensors")
+    spoiled = min(tensors)
+    tensors[spoiled][0, 0] = value
+    save_file(tensors, tmp_path / "copy" / "adapter_model.safetensors")
+    with pytest.raises(Refused, match=f"initFrom: {spoiled} and 0 more tensors hold NaN or infinity"):
+        trainee(base, "lora", init_from=tmp_path / "copy")

@@ -13,6 +13,7 @@ from anneal_api.finetunejob import Adapter
 from anneal_runtime.errors import Refused
 from anneal_trainers.base_model import LINEAR
 from anneal_trainers.init_from import BASE_DIGEST, CONFIG_FILE, TENSORS_FILE
+from anneal_trainers.weights import is_finite
 
 
 def add(base: Any, adapter: Adapter, seed: int) -> Any:
@@ -42,7 +43,7 @@ def put(model: Any, folder: Path, missing: str | None = None) -> None:
     """Give the model the values of the adapter in `folder`; a tensor may lack if `missing` is in its name.
 
     Raises:
-        Refused: names or shapes are others.
+        Refused: names or shapes are others, or a value is no number.
     """
     saved, own = load_file(folder / TENSORS_FILE), trained(model)
     lacking = [name for name in own if name not in saved and not (missing and missing in name)]
@@ -52,6 +53,12 @@ def put(model: Any, folder: Path, missing: str | None = None) -> None:
             "AdapterMismatch",
             f"spec.adapter.initFrom: {sorted(lacking + wrong)[0]} and {len(lacking + wrong) - 1} more tensors are "
             "not as this run's adapter has them; it must be of the same base, rank, targets and added tokens",
+        )
+    if spoiled := [name for name, value in saved.items() if not is_finite(value)]:
+        raise Refused(
+            "InvalidWeights",
+            f"spec.adapter.initFrom: {spoiled[0]} and {len(spoiled) - 1} more tensors hold NaN or infinity; copy the "
+            "adapter again or name an earlier one",
         )
     for name, value in saved.items():
         own[name].copy_(value)

@@ -91,9 +91,8 @@ def read(uri: str) -> Initial:
     header = _header(join(uri, TENSORS_FILE))
     noted = header.pop("__metadata__", {}).get(BASE_DIGEST, "")
     manifest = published(uri)
-    filesystem, path = resolve(join(uri, CONFIG_FILE))
     return Initial(
-        config=dict(json.loads(filesystem.cat_file(path))),
+        config=_config(join(uri, CONFIG_FILE)),
         shapes={name: entry["shape"] for name, entry in header.items()},
         base=manifest.inputs.get("base", noted) if manifest else noted,
     )
@@ -147,6 +146,16 @@ def _shapes(shape: ModelShape, adapter: Adapter) -> dict[str, list[int]]:
         if name.split(".")[1] in (adapter.targets or LINEAR)
         for part, size in (("A", [adapter.rank, inner]), ("B", [outer, adapter.rank]))
     }
+
+
+def _config(uri: str) -> dict[str, Any]:
+    filesystem, path = resolve(uri)
+    try:
+        return dict(json.loads(filesystem.cat_file(path)))
+    except ValueError as error:
+        raise Refused(
+            "AdapterNotFound", f"spec.adapter.initFrom: {uri} is no JSON: {error}; copy it again"
+        ) from error
 
 
 def _header(uri: str) -> dict[str, Any]:
