@@ -87,6 +87,17 @@ def test_a_model_that_is_not_trained_here_is_refused_by_name(change: dict[str, A
     assert refused.value.reason == "UnsupportedModel"
 
 
+def test_a_config_that_cannot_be_read_or_states_no_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(
+        Refused, match=r"spec.baseModel.uri: .*config.json is no JSON: .*; copy the model again"
+    ):
+        base_model.read_config(f"file://{tmp_path}")
+    sizes = {name: size for name, size in (SMALL | LLAMA).items() if name != "num_attention_heads"}
+    with pytest.raises(Refused, match="config.json does not state num_attention_heads; copy the model again"):
+        base_model.shape_of(sizes)
+
+
 @pytest.mark.parametrize(
     ("field", "size", "told"),
     [

@@ -34,14 +34,20 @@ def read_config(uri: str) -> dict[str, Any]:
             f"spec.baseModel.uri: {uri} holds no config.json; it must be a folder in Hugging Face layout "
             "(`python3 -m anneal_trainers import` makes one of a GGUF file)",
         )
-    return dict(json.loads(filesystem.cat_file(path)))
+    try:
+        return dict(json.loads(filesystem.cat_file(path)))
+    except ValueError as error:
+        raise Refused(
+            "InvalidModel", f"spec.baseModel.uri: {uri}/config.json is no JSON: {error}; copy the model again"
+        ) from error
 
 
 def shape_of(config: dict[str, Any]) -> ModelShape:
     """Return the sizes config.json states.
 
     Raises:
-        Refused: a family, a rotary embedding or a quantisation that is not trained here, by its name.
+        Refused: a family, a rotary embedding or a quantisation that is not trained here, by its name; or a size
+            that is not stated.
     """
     architecture = (config.get("architectures") or ["none"])[0]
     if architecture not in ARCHITECTURES:
@@ -56,9 +62,19 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
             f"spec.baseModel: the weights are quantised already ({quantization.get('quant_method', 'unnamed')}); "
             "name the model they were made from",
         )
+    try:
+        return _sizes(config)
+    except KeyError as error:
+        raise Refused(
+            "InvalidModel",
+            f"spec.baseModel: config.json does not state {error.args[0]}; copy the model again",
+        ) from error
+
+
+def _sizes(config: dict[str, Any]) -> ModelShape:
     heads = config["num_attention_heads"]
     return ModelShape(
-        architecture=architecture,
+        architecture=config["architectures"][0],
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         intermediate=config["intermediate_size"],
