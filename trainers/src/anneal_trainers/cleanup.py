@@ -9,6 +9,7 @@ from anneal_runtime.artifacts import published
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
+from anneal_trainers.runs import names_in, runs_folder
 
 
 class Deleted(Model):
@@ -26,16 +27,12 @@ def delete(run: FineTuneRun) -> Deleted:
     """Remove every artifact whose manifest names this run, and the run's checkpoints."""
     home = join(run.spec.output.uri, run.namespace)
     removed = sum(_remove_own(join(home, kind), run.uid) for kind in get_args(Kind))
-    _remove(join(home, "runs", f"{run.name}-{run.uid[:8]}"))
+    _remove(runs_folder(run))
     return Deleted(artifacts=removed)
 
 
 def _remove_own(folder: str, uid: str) -> int:
-    filesystem, path = resolve(folder)
-    if not filesystem.isdir(path):
-        return 0
-    names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)]
-    own = [join(folder, name) for name in names if _is_own(join(folder, name), uid)]
+    own = [join(folder, name) for name in names_in(folder) if _is_own(join(folder, name), uid)]
     for uri in own:
         _remove(uri)
     return len(own)
