@@ -135,6 +135,9 @@ def test_an_adapter_of_another_base_is_refused_by_digest_or_by_its_shapes(
         Refused, match=r"weight is \[64, 4\], and this base needs \[128, 4\]; name an adapter"
     ):
         check(larger, unmarked, digest="sha256:other")
+    shallow = write_family(tmp_path / "shallow", "smollm2", num_hidden_layers=1)
+    with pytest.raises(Refused, match=r"layers.1.*weight is \[4, 128\], and this base needs none; name"):
+        check(shallow, unmarked)
     with pytest.raises(Refused, match="more tensors are not as this run's adapter has them"):
         trainee(larger, "lora", init_from=unmarked)
 

@@ -119,12 +119,10 @@ def problems(
         if theirs != ours:
             yield f"its {name} is {theirs}, and spec.adapter.{name} is {ours}; set the field to its value"
     expected = _shapes(shape, adapter)
-    for name in sorted(expected):
-        if initial.shapes.get(name) != expected[name]:
-            yield (
-                f"{name} is {initial.shapes.get(name, 'not there')}, and this base needs {expected[name]}; "
-                "name an adapter of this base"
-            )
+    for name in sorted(expected.keys() | {name for name in initial.shapes if "lora_" in name}):
+        theirs, ours = initial.shapes.get(name, "not there"), expected.get(name, "none")
+        if theirs != ours:
+            yield f"{name} is {theirs}, and this base needs {ours}; name an adapter of this base"
     if initial.added and initial.added != added:
         yield (
             f"it has trained the added tokens {initial.added}, and this run adds {added}; "
