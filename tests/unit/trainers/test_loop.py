@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -334,6 +335,27 @@ def test_sigterm_waits_for_no_validation_and_the_next_attempt_makes_up_for_it(
         loop.train(stopped)
     again = make_run(tmp_path / "parted", attempt=2, evaluation={"everySteps": 1})
     assert loop.train(again).losses == expected.losses
+
+
+def test_the_time_of_a_validation_is_none_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, take_step, assess_it = [0.0], loop.take_step, assess.assess
+
+    def later(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def worked(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return work(*arguments)
+
+        return worked
+
+    monkeypatch.setattr(loop, "take_step", later(2.0, take_step))
+    monkeypatch.setattr(assess, "assess", later(100.0, assess_it))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    run, speeds = make_run(tmp_path, optimization={"maxSteps": 1, "globalBatchRows": 8}), []
+    run.record = lambda step, values: speeds.append(values["tokens_per_second"])
+    loop.train(run)
+    assert speeds == [round(int(run.train.lengths.sum()) / 2.0, 1)]
 
 
 def test_early_stopping_ends_the_run_and_a_further_attempt_takes_no_step(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """What the adapter's manifest tells of its training."""
 
-from anneal_trainers import checkpoint, train
+import math
+
+import pytest
+
+from anneal_trainers import checkpoint, loop, train
 
 
 def test_the_manifest_tells_losses_of_the_best_step_and_passes_of_each_task() -> None:
@@ -21,3 +25,10 @@ def test_the_manifest_tells_losses_of_the_best_step_and_passes_of_each_task() ->
 def test_without_validation_the_loss_told_is_that_of_training() -> None:
     state = checkpoint.State(step=2, best_step=2, train_loss=0.7, passes=[1.0])
     assert train.metadata(state, ["a"])["validationLoss"] == 0.7
+
+
+def test_nothing_is_published_where_no_validation_gave_a_number() -> None:
+    train.check_losses(checkpoint.State())
+    train.check_losses(checkpoint.State(losses=[math.inf, 2.0]))
+    with pytest.raises(loop.NonFiniteLoss, match="none of 2 validations had a finite loss"):
+        train.check_losses(checkpoint.State(losses=[math.inf] * 2))

@@ -135,8 +135,9 @@ def train_phase(run: Run, state: checkpoint.State, optimizer: torch.optim.Optimi
         if step.stop:
             settle(run)
             raise TryAgain("Preempted", f"stopped by SIGTERM after step {state.step}, which is saved")
+        seconds = time.monotonic() - began
         state = assess.assess(run, state)
-        report(run, state, step, time.monotonic() - began)
+        report(run, state, step, seconds)
     return state
 
 

@@ -1,6 +1,7 @@
 """A rank: loads the model, joins the group, runs the loop; rank 0 publishes the best adapter."""
 
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -132,7 +133,9 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
 
     Raises:
         TryAgain: one of them is not what was saved.
+        NonFiniteLoss: no checkpoint is the best.
     """
+    check_losses(state)
     facts, found = inspection(config), {step: run.store.at(step) for step in {state.step, state.best_step}}
     for step, content in found.items():
         if content is None:
@@ -155,6 +158,15 @@ def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> Trai
         best_step=state.best_step,
         validation_loss=publication.metadata["validationLoss"],
     )
+
+
+def check_losses(state: checkpoint.State) -> None:
+    """Raise NonFiniteLoss where no validation of the last stage gave a number."""
+    if state.losses and not math.isfinite(min(state.losses)):
+        raise loop.NonFiniteLoss(
+            f"none of {len(state.losses)} validations had a finite loss, so no checkpoint is the best; lower "
+            "spec.optimization.learningRate, or look at the validation rows"
+        )
 
 
 def metadata(state: checkpoint.State, tasks: Sequence[str]) -> dict[str, Any]:
