@@ -127,7 +127,10 @@ def held_out_split(folder: Path) -> dataset.Split:
 
 
 def choose_rows(split: dataset.Split, limit: int) -> npt.NDArray[np.int64]:
-    """Return rows of at most `limit` tokens (or one row that is longer): the first row of each unit, tasks in turn, each in the order of its rows' digests."""
+    """Return rows of at most `limit` tokens together (or one row that is longer), tasks in turn.
+
+    Taken is the first row of each unit, within a task in the order of digests.
+    """
     # Of a preference pair that is the chosen answer; pieces of a long row would tell much the same.
     order = sorted(split.units[:-1].tolist(), key=lambda i: split.digests[i].tobytes())
     turns: dict[int, int] = {}

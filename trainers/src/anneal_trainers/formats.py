@@ -4,8 +4,9 @@ Shapes: `chat_rounds` (CodeFuse: human|user and bot|assistant|gpt in turn after 
 `messages` (OpenAI), `pair` (a question and an answer under one of the names below, optional system)
 `text`, and `preference`: a prompt (a text under one of the names below, or messages, with an optional
 system), a `chosen` and a `rejected` answer (texts, messages to follow the prompt, or whole conversations
-that differ in their last message; the conventions of TRL and OpenAI). An optional key `group` keeps rows of one origin in one part of the split; an optional number
-`difficulty` is what a curriculum orders the rows of a task by.
+that differ in their last message; the conventions of TRL and OpenAI). An optional key `group` keeps rows of
+one origin in one part of the split; an optional number `difficulty` is what a curriculum orders the rows of a
+task by.
 """
 
 import math

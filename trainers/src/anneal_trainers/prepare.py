@@ -1,8 +1,9 @@
 """Rows become token ids, once: every later stage and every rank maps the same files.
 
 A row's part is chosen by the hash of its content (or of its `group`, or of a preference's prompt), so
-identical rows, in whatever task, fall in one part, and adding rows never moves others. Groups and cut rows can still bring the
-same ids into two parts: the held-out copy is dropped and counted, so no part holds a row of another.
+identical rows, in whatever task, fall in one part, and adding rows never moves others. Groups and cut rows can
+still bring the same ids into two parts: the held-out copy is dropped and counted, so no part holds a row of
+another.
 """
 
 import hashlib
