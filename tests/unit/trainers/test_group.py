@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from anneal_trainers.group import is_peer_loss
+from anneal_runtime.errors import TryAgain
+from anneal_trainers.group import is_peer_loss, join_group
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from training_pods import free_port
@@ -45,6 +46,13 @@ def test_a_peer_that_dies_is_noticed_in_any_collective(way: str, expected: list[
         done = subprocess.run([*command, "0", port, way], capture_output=True, text=True, timeout=120)
         assert dying.wait(60) == 1
     assert json.loads(done.stdout) == expected, done.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_group_that_is_not_whole_in_time_tries_again(rank: int) -> None:
+    with pytest.raises(TryAgain, match=f"rank {rank} of 2 waited 1 s for its peers at 127.0.0.1:") as caught:
+        join_group(rank, 2, f"127.0.0.1:{free_port()}", 1)
+    assert caught.value.reason == "GroupNotWhole"
 
 
 @pytest.mark.parametrize(
