@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from report import Figure
+import smollm2
+from report import Figure, record
 
-from train import rows
+from train import fill, rows
 from train.measure import Job, Result
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +132,12 @@ def agreement(found: Results) -> list[Figure]:
             Figure(f"{name}: a step's training loss differs from ours by at most", gap, "nats/token")
         )
     return shown
+
+
+def main() -> None:
+    """Measure and record."""
+    record("train", [*fill.figures(), *figures(*smollm2.base_and_texts())])
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ from anneal_trainers.channel import Channel
 from anneal_trainers.group import Group
 from anneal_trainers.losses import weighted_cross_entropy
 
-STEPS, TOKENS = 80, 512
+STEPS, TOKENS = 60, 512
 SPLIT = {"train": 90, "validation": 10, "test": 0}
 
 
@@ -64,7 +64,8 @@ def after(
             channel=Channel(None),
             stop=loop.StopFlag(),
             record=lambda step, values: print(
-                f"{spec.optimization.task_balance} {step} {values['train/loss']:.4f}"
+                f"{spec.optimization.task_balance} {step} {values['train/loss']:.4f}",
+                flush=True,
             ),
         )
         loop.train(run)

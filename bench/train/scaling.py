@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from report import Figure
+import smollm2
+from report import Figure, record
 
 from train.contest import prepare
 from train.measure import Job, Result
@@ -72,3 +73,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def main() -> None:
+    """Measure and record."""
+    record("train-scaling", figures(*smollm2.base_and_texts()))
+
+
+if __name__ == "__main__":
+    main()
