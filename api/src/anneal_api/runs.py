@@ -27,6 +27,8 @@ ENV_NODES = "ANNEAL_NODES"
 ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
 ENV_RENDEZVOUS = "ANNEAL_RENDEZVOUS"
 """host:port of the group's first pod."""
+FLIGHT_FOLDER = "/tmp/flight"
+"""Where NCCL's flight recorder leaves its records; the launcher keeps them in the attempt's folder."""
 
 
 class FineTuneRun(Model):
@@ -39,6 +41,12 @@ class FineTuneRun(Model):
     spec: FineTuneJobSpec
     accelerator: AcceleratorProfile
     inspection: FineTuneInspection | None = None
+
+
+def attempt_folder(run: FineTuneRun, attempt: int) -> str:
+    """Return where an attempt's logs, stack dumps and flight records are left when it fails."""
+    name = f"{run.name}-{run.uid[:8]}"
+    return f"{run.spec.output.uri.rstrip('/')}/{run.namespace}/runs/{name}/attempt-{attempt}"
 
 
 class DeploymentRun(Model):

@@ -11,7 +11,6 @@ from anneal_api.modeldeployment import ModelDeploymentSpec
 
 FIELDS: dict[type[Model], tuple[str, ...]] = {
     FineTuneJobSpec: (
-        "queue_name",
         "tasks[].fim",
         "tasks[].sampling_share",
         "data.dedup",
@@ -21,10 +20,8 @@ FIELDS: dict[type[Model], tuple[str, ...]] = {
         "optimization.objective",
         "optimization.schedule",
         "stages",
-        "workers.min_nodes",
         "workers.strategy",
         "checkpoint.every_minutes",
-        "fault_policy.restart_window",
         "evaluation.suites",
         "telemetry",
     ),
