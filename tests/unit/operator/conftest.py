@@ -1,6 +1,6 @@
-"""Makes the helpers beside the tests importable, and one world a test."""
+"""Makes the helpers beside the tests importable, and the API server in memory that the fault campaign is run on."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "faults")]

@@ -30,7 +30,7 @@ class Player:
                 self._end(obj)
             if obj["kind"] == "Deployment":
                 self._deploy(obj)
-        self._collect()
+        self.server.collect()
 
     def pods(self, job: Object) -> list[Object]:
         uid = job["metadata"]["uid"]
@@ -39,13 +39,6 @@ class Player:
             for o in self.server.objects.values()
             if o["kind"] == "Pod" and any(r["uid"] == uid for r in o["metadata"]["ownerReferences"])
         ]
-
-    def _collect(self) -> None:
-        """Remove pods whose Job went between two looks (what background deletion does)."""
-        uids = {o["metadata"]["uid"] for o in self.server.objects.values()}
-        for pod in [o for o in self.server.objects.values() if o["kind"] == "Pod"]:
-            if not any(r["uid"] in uids for r in pod["metadata"]["ownerReferences"]):
-                self.server.remove("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _start(self, job: Object) -> None:
         if self.pods(job):
