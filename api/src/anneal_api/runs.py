@@ -27,8 +27,10 @@ ENV_NODES = "ANNEAL_NODES"
 ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
 ENV_RENDEZVOUS = "ANNEAL_RENDEZVOUS"
 """host:port of the group's first pod."""
-FLIGHT_FOLDER = "/tmp/flight"
-"""Where NCCL's flight recorder leaves its records; the launcher keeps them in the attempt's folder."""
+FLIGHT_RECORD = "/tmp/nccl-flight-"
+"""NCCL's flight recorder appends the rank; the launcher keeps the files in the attempt's folder."""
+FLIGHT_PIPE = "/tmp/nccl-pipe-"
+"""With the rank and `.pipe` appended: a byte written to it makes the recorder write its file."""
 
 
 class FineTuneRun(Model):

@@ -9,10 +9,10 @@ class Cluster(Protocol):
     """Plain objects in and out; every method may raise ApiError."""
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """Return an object as it is now, or None."""
+        """Return an object as it is now, or None; the namespace of a Node is empty."""
 
-    def select(self, kind: str, namespace: str | None, selector: str = "") -> list[Object]:
-        """Return all objects that a label selector matches."""
+    def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
+        """Return all objects that a label selector, and a field selector where one is given, match."""
 
     def create(self, obj: Object) -> Object:
         """Make an object; raises AlreadyExists."""

@@ -40,8 +40,8 @@ class RestCluster:
         except errors.NotFound:
             return None
 
-    def select(self, kind: str, namespace: str | None, selector: str = "") -> list[Object]:
-        query: dict[str, Any] = {"labelSelector": selector, "limit": PAGE}
+    def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
+        query: dict[str, Any] = {"labelSelector": selector, "fieldSelector": fields, "limit": PAGE}
         found: list[Object] = []
         while True:
             page = self._call("GET", kinds.path(kind, namespace), query)

@@ -17,6 +17,7 @@ from anneal_operator.finetunejob import (
     inspection,
     pipeline,
     resources,
+    retry,
     status,
     suspend,
 )
@@ -46,6 +47,7 @@ def _live(
     draft: Draft[FineTuneJobStatus], observed: Observed, spec: FineTuneJobSpec, config: OperatorConfig
 ) -> None:
     draft.protect(spec.output.deletion_policy == "Delete")
+    retry.heed(draft, observed)
     if finish.is_finished(draft.status):
         finish.clean_up(draft, observed, spec)
         return

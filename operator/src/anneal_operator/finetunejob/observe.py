@@ -1,6 +1,7 @@
 """What there is to know about a FineTuneJob before anything is decided."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from pydantic import ValidationError
@@ -9,16 +10,24 @@ from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.runs import FineTuneRun, Progress
 from anneal_operator import naming, plan
 from anneal_operator.decision import Object
+from anneal_operator.nodes import NodeView
 from anneal_operator.observed import Children
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A FineTuneJob, its children by owner UID, and what its first pod says of its progress."""
+    """A FineTuneJob, its children by owner UID, and what is only looked at when it matters."""
 
     resource: Object
     children: Children
     progress: Progress | None = None
+    """What the group's first pod says; for display."""
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
+    """Nodes of pods that are in trouble, as far as they may be read."""
+    pool: Sequence[NodeView] | None = None
+    """All nodes that the group's pods may run on; None when nobody asked, or nobody may know."""
+    workloads: Sequence[Object] = ()
+    """What Kueue keeps of a training Job that waits for it."""
 
     @property
     def deleting(self) -> bool:
