@@ -51,11 +51,13 @@ def test_the_list_is_bounded_and_keeps_the_newest() -> None:
 def test_it_goes_when_it_leaves_no_room_for_the_group() -> None:
     listed = [AvoidedNode(name="node-1", until=stamp(HOUR))]
     pool = [node("node-0"), node("node-1"), node("node-2")]
-    kept, dropped, unknown = draft(*listed), draft(*listed), draft(*listed)
+    kept, dropped, useless, unknown = draft(*listed), draft(*listed), draft(*listed), draft(*listed)
     avoid.refresh(kept, pool, 2)
     assert kept.status.avoided == listed
     avoid.refresh(dropped, [*pool[:2], node("node-2", cordoned=True)], 2)
     assert dropped.status.avoided == []
     assert "node-1: taken again" in dropped.events[0].message
+    avoid.refresh(useless, [pool[0], node("node-1", ready=False)], 2)
+    assert useless.status.avoided == listed
     avoid.refresh(unknown, None, 2)
     assert unknown.status.avoided == listed

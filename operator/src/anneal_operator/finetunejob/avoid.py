@@ -48,13 +48,13 @@ def blame(draft: Draft[FineTuneJobStatus], name: str) -> None:
 
 
 def refresh(draft: Draft[FineTuneJobStatus], pool: Sequence[NodeView] | None, wanted: int) -> None:
-    """Bring the list up to date before an attempt begins; it goes when it leaves no room for `wanted` pods."""
+    """Bring the list up to date before an attempt begins; it goes when `wanted` pods find room only without it."""
     listed = remembered(draft.status.avoided, draft.now)
     draft.update(avoided=listed)
     names = active(listed, draft.now)
-    room = nodes.room(pool, names)
-    if names and room is not None and room < wanted:
-        drop(draft, f"only {room} other nodes could take one of {wanted} pods")
+    left, all_ = nodes.room(pool, names), nodes.room(pool)
+    if left is not None and all_ is not None and left < wanted <= all_:
+        drop(draft, f"only {left} other nodes could take one of {wanted} pods")
 
 
 def drop(draft: Draft[FineTuneJobStatus], why: str) -> None:

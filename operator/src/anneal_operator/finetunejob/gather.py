@@ -15,7 +15,7 @@ from anneal_operator.finetunejob.observe import Observed
 from anneal_operator.finetunejob.training import PROGRESS_SECONDS
 from anneal_operator.gathering import complain, optional, read_children
 from anneal_operator.nodes import NodeView, node_view
-from anneal_operator.observed import Children, PodView
+from anneal_operator.observed import Children, PodView, owned
 
 
 class Gatherer:
@@ -29,6 +29,7 @@ class Gatherer:
     def gather(self, resource: Object, now: datetime) -> Observed:
         """Return the FineTuneJob as it is now."""
         found = complain(self._cluster, read_children(self._cluster, resource, LABEL_JOB), now)
+        found = self._with_plan(resource, found)
         seen = Observed(resource, found, self._progress(resource["metadata"]["uid"], found, now))
         if seen.plan is None or finish.is_finished(seen.status):
             return seen
@@ -38,6 +39,16 @@ class Gatherer:
             pool=self._pool(seen, seen.plan.run),
             workloads=self._workloads(seen),
         )
+
+    def _with_plan(self, resource: Object, found: Children) -> Children:
+        """Return the children with the plan of a planned run, even if its labels are gone: never plan twice."""
+        meta, name = resource["metadata"], Observed(resource, found).plan_name
+        if name in found.config_maps or not resource.get("status", {}).get("run"):
+            return found
+        live = self._cluster.get("ConfigMap", meta["namespace"], name)
+        if live is None or not owned(live, meta["uid"]):
+            return found
+        return replace(found, config_maps={**found.config_maps, name: live["data"]})
 
     def _nodes(self, seen: Observed, now: datetime) -> dict[str, NodeView]:
         """Return the nodes of the group's pods that are in trouble: most looks at a job read none."""
@@ -59,7 +70,8 @@ class Gatherer:
             return None
         selector = ",".join(f"{k}={v}" for k, v in sorted(run.accelerator.node_selector.items()))
         found = optional(self._cluster.select, "Node", None, selector)
-        return None if found is None else [node_view(node) for node in found]
+        # An empty pool may be one that grows on demand: nothing can be said of its room.
+        return [node_view(node) for node in found] if found else None
 
     def _workloads(self, seen: Observed) -> list[Object]:
         """Return what Kueue keeps of a training Job that it holds back."""

@@ -42,7 +42,7 @@ def after_timeout(
     tries = 1 if room is not None and room < last.nodes else TRIES
     if _timeouts(attempts) < tries:
         return last.nodes
-    return max(smallest, min(last.nodes - 1, placed if room is None else room))
+    return max(smallest, min(last.nodes - 1, max(placed, room or 0)))
 
 
 def start_timeout(attempts: Sequence[Attempt], workers: Workers) -> int:
