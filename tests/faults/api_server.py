@@ -146,8 +146,9 @@ class ApiServer:
     def apply(self, obj: Object, manager: str = OPERATOR, *, force: bool = True) -> Object:
         return self._write(f"apply {_text(obj)}", lambda: self._apply(obj, manager, force))
 
-    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        self._write(f"delete {kind}/{name}", lambda: self._delete((kind, namespace, name), uid, quiet=True))
+    def delete(self, kind: str, namespace: str, name: str, uid: str, version: str = "") -> None:
+        key = (kind, namespace, name)
+        self._write(f"delete {kind}/{name}", lambda: self._delete(key, uid, version, quiet=True))
 
     def update_status(self, obj: Object, manager: str = OPERATOR) -> Object:
         return self._write(f"status {_text(obj)}", lambda: self._replace(obj, manager, "status"))
@@ -176,14 +177,17 @@ class ApiServer:
         live = copied(self.objects[kind, namespace, name])
         self._replace({**live, "status": status}, "node", "status")
 
+    def replace_by_user(self, obj: Object) -> Object:
+        """Replace an object as a user does, with whatever is in it."""
+        return self._replace(obj, "user")
+
     def patch(self, key: Key, body: Object, manager: str = "user") -> Object:
         """Merge-patch an object."""
         return self._patch(key, body, manager)
 
-    def remove(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+    def remove(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object if it is there."""
-        if (kind, namespace, name) in self.objects:
-            self._delete((kind, namespace, name), uid)
+        self._delete((kind, namespace, name), None, quiet=True)
 
     def collect(self) -> None:
         """Remove what none of its owners is left of, as the garbage collector does some time later."""
@@ -296,14 +300,13 @@ class ApiServer:
             after["metadata"]["resourceVersion"] = str(self.version)
         self.history.append(Change(self.version, before, copied(after)))
 
-    def _delete(self, key: Key, uid: str | None, *, quiet: bool = False) -> None:
+    def _delete(self, key: Key, uid: str | None, version: str = "", *, quiet: bool = False) -> None:
         live = self.objects.get(key)
         if live is None:
             if quiet:
                 return
             raise NotFound(404, "NotFound", f"{key}")
-        if uid is not None and live["metadata"]["uid"] != uid:
-            raise Conflict(409, "Conflict", f"{key}: the UID in the precondition is not that of the object")
+        _check_preconditions(live, uid, version)
         if "deletionTimestamp" not in live["metadata"]:
             self._mark(live)
 
@@ -349,6 +352,12 @@ def _check_guard(live: Object, wanted: Object) -> None:
     for name in ("resourceVersion", "uid"):
         if name in meta and meta[name] != live["metadata"][name]:
             raise Conflict(409, "Conflict", f"{_text(live)}: {name} is {live['metadata'][name]}")
+
+
+def _check_preconditions(live: Object, uid: str | None, version: str) -> None:
+    for name, wanted in (("uid", uid), ("resourceVersion", version)):
+        if wanted and live["metadata"][name] != wanted:
+            raise Conflict(409, "Conflict", f"{_text(live)}: precondition: {name} is not {wanted}")
 
 
 def _merged(live: Object, wanted: Object, subresource: str) -> Object:

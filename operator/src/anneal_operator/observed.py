@@ -49,6 +49,7 @@ class JobView:
     name: str
     namespace: str
     uid: str
+    resource_version: str
     stage: str
     attempt: int
     version: str
@@ -140,6 +141,7 @@ def job_view(job: Object, pods: list[PodView]) -> JobView:
         name=meta["name"],
         namespace=meta.get("namespace", ""),
         uid=meta["uid"],
+        resource_version=meta.get("resourceVersion", ""),
         stage=labels.get(LABEL_STAGE, ""),
         attempt=int(labels.get(LABEL_ATTEMPT, "0")),
         version=labels.get(LABEL_VERSION, ""),

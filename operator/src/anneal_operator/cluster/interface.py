@@ -20,8 +20,9 @@ class Cluster(Protocol):
     def apply(self, obj: Object) -> Object:
         """Make an object or take over the given fields of it (server-side apply)."""
 
-    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Remove an object and, in the background, what it owns; raises Conflict if its UID is another."""
+    def delete(self, kind: str, namespace: str, name: str, uid: str, version: str = "") -> None:
+        """Remove an object and, in the background, what it owns; raises Conflict if its UID is another, or its
+        resourceVersion where one is given."""
 
     def update_status(self, obj: Object) -> Object:
         """Write the whole status; raises Conflict if the object is no longer at that resourceVersion."""

@@ -60,8 +60,9 @@ class RestCluster:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return self._call("PATCH", url, query, obj, "application/apply-patch+yaml")
 
-    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    def delete(self, kind: str, namespace: str, name: str, uid: str, version: str = "") -> None:
+        guard = {"uid": uid, "resourceVersion": version} if version else {"uid": uid}
+        options = {"propagationPolicy": "Background", "preconditions": guard}
         try:
             self._call("DELETE", kinds.path(kind, namespace, name), {}, options)
         except errors.NotFound:

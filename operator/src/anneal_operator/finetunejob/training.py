@@ -41,7 +41,15 @@ def train(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, spec:
         return True
     reconsider.reconsider(draft, observed.nodes)
     attempt = attempts.current(draft.status) or _next(draft, observed, site)
+    _end_others(draft, observed, attempt)
     return attempt is not None and _follow(draft, observed, site, spec, attempt)
+
+
+def _end_others(draft: Draft[FineTuneJobStatus], observed: Observed, attempt: Attempt | None) -> None:
+    """End the group of an attempt that has ended in the status alone: the operator stopped before it removed it."""
+    for job in observed.children.of_stage("train"):
+        if job.active and (attempt is None or job.attempt != attempt.number):
+            draft.remove(job)
 
 
 def _next(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> Attempt | None:
@@ -98,7 +106,7 @@ def _create(draft: Draft[FineTuneJobStatus], site: Site, attempt: Attempt) -> No
     # As of the attempt's beginning: whoever makes the Job, now or after a restart, makes the same one.
     avoided = avoid.active(draft.status.avoided, times.parse(attempt.started))
     draft.create.append(resources.train_job(site, attempt.number, _nodes(site, attempt), avoided))
-    draft.condition("Training", False, "Starting", f"attempt {attempt.number}")
+    draft.condition("Training", False, "Starting", f"attempt {attempt.number}", turn=attempt.number)
 
 
 def _nodes(site: Site, attempt: Attempt) -> int:
@@ -185,7 +193,8 @@ def _starting(
         return
     draft.wake(min(left, 15))
     text = why.message if why else f"attempt {job.attempt}: waiting for all pods of the group"
-    draft.condition("Training", False, why.reason if why else "Starting", text, warning=bool(why))
+    reason = why.reason if why else "Starting"
+    draft.condition("Training", False, reason, text, warning=bool(why), turn=job.attempt)
 
 
 def _resize(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, job: JobView) -> None:
@@ -203,14 +212,15 @@ def _set_size(draft: Draft[FineTuneJobStatus], following: int, full: int, why: s
     draft.update(nodes=following)
     if following < full:
         text = f"{following} of {full} nodes {why}; the group grows back when there is room"
-        draft.condition("FullSize", False, "Shrunk", text, warning=True)
+        turn = draft.status.attempts[-1].number
+        draft.condition("FullSize", False, "Shrunk", text, warning=True, turn=turn)
 
 
 def _running(
     draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, job: JobView, attempt: Attempt
 ) -> None:
     draft.wake(PROGRESS_SECONDS)
-    draft.condition("Training", True, "Running", f"attempt {attempt.number}")
+    draft.condition("Training", True, "Running", f"attempt {attempt.number}", turn=attempt.number)
     shown = observed.progress
     if shown and shown.attempt == attempt.number:
         attempts.follow(draft, shown)
