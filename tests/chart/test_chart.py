@@ -40,6 +40,14 @@ def test_watching_namespaces_takes_no_cluster_wide_right() -> None:
     assert [r["metadata"]["namespace"] for r in of("Role", documents)] == ["a", "b"]
 
 
+def test_nodes_are_read_in_cluster_scope_alone() -> None:
+    def reads_nodes(role: dict[str, Any]) -> bool:
+        return any("nodes" in rule["resources"] for rule in role["rules"])
+
+    assert [reads_nodes(role) for role in of("ClusterRole", render())] == [True]
+    assert not any(reads_nodes(r) for r in of("Role", render("--set", "watchNamespaces={a,b}")))
+
+
 def test_the_operator_is_restricted() -> None:
     (deployment,) = of("Deployment", render())
     pod = deployment["spec"]["template"]["spec"]

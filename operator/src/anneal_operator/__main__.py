@@ -6,13 +6,17 @@ import sys
 import time
 
 from anneal_api.base import API_VERSION
-from anneal_operator import config, handlers
+from anneal_operator import config, handlers, metrics
+from anneal_operator.cluster.counted import CountedCluster
 from anneal_operator.cluster.pull import HttpPods
 from anneal_operator.cluster.rest import RestCluster
+from anneal_operator.metrics import Metrics
 from anneal_operator.reconciler import Reconciler
 
 ENV_LIVENESS = "ANNEAL_LIVENESS"
 LIVENESS = "http://0.0.0.0:8080/healthz"
+ENV_METRICS_PORT = "ANNEAL_METRICS_PORT"
+METRICS_PORT = "8081"
 CRD_PATIENCE = 60.0
 
 
@@ -29,7 +33,10 @@ def main() -> int:
     if not _served(cluster):
         print(f"the API server does not know {API_VERSION}: install the CRDs first", file=sys.stderr)
         return 1
-    watch = handlers.Watch(Reconciler(cluster, HttpPods(), settings), settings)
+    figures = Metrics()
+    metrics.serve(figures, int(os.environ.get(ENV_METRICS_PORT, METRICS_PORT)))
+    reconciler = Reconciler(CountedCluster(cluster, figures), HttpPods(), settings, metrics=figures)
+    watch = handlers.Watch(reconciler, settings)
     handlers.run(watch, settings, os.environ.get(ENV_LIVENESS, LIVENESS))
     return 0
 

@@ -63,7 +63,8 @@ class Watch:
                 )(self._child)
 
     async def _start(self, **_: Any) -> None:
-        self._queue = Queue(self._work, self._reconciler.clock, self._workers)
+        queue = self._queue = Queue(self._work, self._reconciler.clock, self._workers)
+        self._reconciler.metrics.queue_depth = lambda: queue.depth
         self._task = asyncio.create_task(self._queue.run())
 
     async def _stop(self, **_: Any) -> None:

@@ -23,7 +23,7 @@ def conclude(
     _charge(draft, spec, judgement)
     if job.active:
         draft.remove(job)
-    draft.condition("Training", False, end.reason, end.message)
+    draft.condition("Training", False, end.reason, end.message, quiet=True)
     if judgement.fatal:
         finish.fail(draft, end.reason, f"attempt {job.attempt}: {end.message}; {judgement.fatal}")
         return

@@ -45,7 +45,7 @@ def wait(
     why = _told(workloads)
     said = f": {why}" if why else ""
     text = f"attempt {attempt.number} waits in LocalQueue {queue} for Kueue{said}"
-    draft.condition("Training", False, "Queued", text)
+    draft.condition("Training", False, "Queued", text, turn=attempt.number)
 
 
 def _told(workloads: Sequence[Object]) -> str:

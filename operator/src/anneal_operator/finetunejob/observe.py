@@ -42,10 +42,7 @@ class Observed:
     @property
     def status(self) -> FineTuneJobStatus:
         """The stored status; an empty one when it is missing or of a shape this version does not know."""
-        try:
-            return FineTuneJobStatus.model_validate(self.resource.get("status", {}))
-        except ValidationError:
-            return FineTuneJobStatus()
+        return stored_status(self.resource.get("status", {}))
 
     @property
     def plan_name(self) -> str:
@@ -57,3 +54,11 @@ class Observed:
     def plan(self) -> plan.Plan[FineTuneRun] | None:
         """The plan, once it is frozen."""
         return plan.thaw(self.plan_name, self.children.config_maps.get(self.plan_name), FineTuneRun)
+
+
+def stored_status(status: Object) -> FineTuneJobStatus:
+    """Return a status as it is stored; an empty one when it is of a shape this version does not know."""
+    try:
+        return FineTuneJobStatus.model_validate(status)
+    except ValidationError:
+        return FineTuneJobStatus()

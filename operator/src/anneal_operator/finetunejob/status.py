@@ -94,7 +94,8 @@ def full_size(draft: Draft[FineTuneJobStatus], nodes: int) -> None:
     attempt = draft.status.attempts[-1]
     shrunk = find(draft.status.conditions, "FullSize")
     if shrunk and shrunk.status == "False" and attempt.nodes >= nodes:
-        draft.condition("FullSize", True, "Grown", f"attempt {attempt.number} has all {nodes} nodes")
+        text = f"attempt {attempt.number} has all {nodes} nodes"
+        draft.condition("FullSize", True, "Grown", text, turn=attempt.number)
 
 
 def scores(measured: list[Score]) -> list[TaskScore]:
