@@ -1,5 +1,6 @@
 """etcd, API server, controller manager, scheduler: processes of this machine on the bridge's address."""
 
+import signal
 import ssl
 import urllib.error
 import urllib.request
@@ -23,6 +24,16 @@ def start() -> None:
     api_server()
     controller_manager()
     scheduler()
+    shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
+
+
+def restart() -> None:
+    """etcd and the API server end without a word and come back with what etcd has written."""
+    lost = ("kube-apiserver", "etcd")
+    processes.kill([pid for name in lost if (pid := processes.pid_of(name))], signal.SIGKILL)
+    processes.stop(*lost)
+    etcd()
+    api_server()
     shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
 
 
