@@ -193,7 +193,9 @@ class ApiServer:
         """Remove what none of its owners is left of, as the garbage collector does some time later."""
         while True:
             uids = {obj["metadata"]["uid"] for obj in self.objects.values()}
-            orphans = [key for key, obj in self.objects.items() if _orphaned(obj, uids)]
+            # What waits for its finalizers has been asked to go already.
+            held = {key: obj for key, obj in self.objects.items() if "deletionTimestamp" not in obj["metadata"]}
+            orphans = [key for key, obj in held.items() if _orphaned(obj, uids)]
             if not orphans:
                 return
             for key in orphans:

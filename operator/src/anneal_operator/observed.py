@@ -65,7 +65,7 @@ class JobView:
     suspended: bool = False
     """Kueue holds it back, or has taken its place away again."""
     started: str = ""
-    """When it was created, or last let go on by Kueue."""
+    """When it began; empty while it is held back, and until the Job controller has noticed that it no longer is."""
     pods: list[PodView] = field(default_factory=list)
     warning: str = ""
     """What the cluster's newest warning event says of it; only asked for when it does not get on."""
@@ -137,6 +137,7 @@ def job_view(job: Object, pods: list[PodView]) -> JobView:
     done, failed = _condition(status, "Complete"), _condition(status, "Failed")
     failing = failed or _condition(status, "FailureTarget")
     end = done or failing or {}
+    held = _condition(status, "Suspended")
     return JobView(
         name=meta["name"],
         namespace=meta.get("namespace", ""),
@@ -154,7 +155,7 @@ def job_view(job: Object, pods: list[PodView]) -> JobView:
         deleting="deletionTimestamp" in meta,
         completions=job.get("spec", {}).get("completions", 1),
         suspended=bool(job.get("spec", {}).get("suspend")),
-        started=status.get("startTime") or meta.get("creationTimestamp", ""),
+        started=status.get("startTime") or ("" if held else meta.get("creationTimestamp", "")),
         pods=[pod for pod in pods if pod.job_uid == meta["uid"]],
     )
 

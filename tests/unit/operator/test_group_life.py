@@ -415,3 +415,80 @@ def test_a_quota_is_named_with_what_it_leaves() -> None:
     assert world.conditions(KIND, NAME)["Training"] == ("False", "QuotaExceeded")
     assert "ResourceQuota gpus" in world.message(KIND, NAME, "Training")
     assert "limited: 8" in world.message(KIND, NAME, "Training")
+
+
+def test_nothing_is_written_while_nothing_happens() -> None:
+    running, queued = begun(), begun(queueName="gpus")
+    for world in (running, queued):
+        run(world, 4)
+        before = len(world.server.writes)
+        run(world, 100, 30.0)
+        assert world.server.writes[before:] == []
+
+
+def test_who_was_asked_to_stop_is_waited_for_while_it_saves() -> None:
+    world = begun()
+    held = [("Pod", NAMESPACE, pod["metadata"]["name"]) for pod in world.player.pods(group(world))]
+    for key in held:
+        world.server.objects[key]["metadata"]["finalizers"] = ["kubelet/grace"]
+    disrupt(world, 1, "EvictionByEvictionAPI")
+    run(world, 12)
+    assert world.jobs("train") == []
+    assert len(status(world)["attempts"]) == 1
+    for key in held:
+        world.server.objects[key]["metadata"]["finalizers"] = []
+        world.server.objects.pop(key)
+    run(world, 4)
+    assert status(world)["attempts"][-1]["number"] == 2
+
+
+def test_a_group_that_never_stops_saving_is_not_waited_for_for_ever() -> None:
+    world = begun()
+    for pod in world.player.pods(group(world)):
+        world.server.objects["Pod", NAMESPACE, pod["metadata"]["name"]]["metadata"]["finalizers"] = ["stuck"]
+    disrupt(world, 1, "EvictionByEvictionAPI")
+    run(world, 40)
+    assert status(world)["attempts"][-1]["number"] == 2
+
+
+def test_recovery_is_told_with_what_it_cost() -> None:
+    world = begun()
+    progress(world, 1, 37, 30)
+    run(world, 5)
+    fail(world, failed("Failed", "RankKilled"))
+    run(world, 4)
+    progress(world, 2, 31, 30)
+    run(world, 6)
+    (ended,) = events(world, "AttemptEnded")
+    assert "(Crash) on node node-0, 7 steps lost" in ended
+    (told,) = events(world, "Recovered")
+    assert "attempt 2 trains" in told
+
+
+def test_a_job_that_kueue_has_just_let_go_on_has_all_its_time_to_start() -> None:
+    world = begun(queueName="gpus")
+    world.now += timedelta(hours=9)
+    name = group(world)["metadata"]["name"]
+    condition = {"type": "Suspended", "status": "True", "reason": "JobSuspended"}
+    world.server.set_status("Job", NAMESPACE, name, {"conditions": [condition]})
+    world.server.objects["Job", NAMESPACE, name]["spec"]["suspend"] = False
+    world.turn(KIND, NAME)  # before the Job controller has set status.startTime
+    assert status(world)["attempts"][-1]["number"] == 1
+    assert not status(world)["attempts"][-1].get("ended")
+
+
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+@pytest.mark.parametrize("turns", range(1, 14))
+def test_deletion_at_any_stage_leaves_nothing(policy: str, turns: int) -> None:
+    world = World()
+    world.player.default["inspect"] = inspected()
+    world.player.scripts["train"] = [failed("Failed", "RankKilled")]
+    world.server.put(finetunejob(output={"uri": "pvc://store/anneal", "deletionPolicy": policy}))
+    world.run(KIND, NAME, turns)
+    planned = any("-plan-" in name for name in world.server.names("ConfigMap"))
+    world.server.remove(KIND, NAMESPACE, NAME)
+    world.run(KIND, NAME, 12)
+    assert world.server.get(KIND, NAMESPACE, NAME) is None
+    assert world.jobs() == []
+    assert world.server.names("Pod") == []
+    assert (("delete", "") in world.player.played) is (policy == "Delete" and planned)

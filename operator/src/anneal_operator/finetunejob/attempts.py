@@ -56,8 +56,10 @@ def reached(draft: Draft[FineTuneJobStatus], step: int) -> None:
 def _recovered(draft: Draft[FineTuneJobStatus], number: int) -> None:
     before = next((a for a in draft.status.attempts if a.number == number), None)
     if before is not None and before.ended:
-        seconds = times.seconds_since(before.ended, draft.now)
-        revise(draft, number, recovery_seconds=round(seconds))
+        seconds = round(times.seconds_since(before.ended, draft.now))
+        revise(draft, number, recovery_seconds=seconds)
+        text = f"attempt {number + 1} trains, {seconds} s after attempt {number} ended"
+        draft.event("Recovered", text, "recovered", str(number + 1))
 
 
 def end_current(

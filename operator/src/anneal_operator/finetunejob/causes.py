@@ -144,7 +144,11 @@ def classify(job: JobView, known: Mapping[str, NodeView], now: datetime) -> End:
     if pod is not None and pod.exit_code == EXIT_CONFIG:
         return _of_pod(pod, known)
     if job.suspended:
-        return End(Cause.KUEUE_EVICTION, "KueueEviction", "Kueue has taken the group's place away")
+        return End(
+            Cause.KUEUE_EVICTION,
+            "KueueEviction",
+            f"Job {job.name} was suspended again, which is how Kueue takes its place away",
+        )
     if pod is None:
         text = job.message or "none of its pods is left to say why"
         return End(Cause.UNKNOWN, job.reason or "JobFailed", f"Job {job.name} failed: {text}")

@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainReached
 from anneal_api.runs import attempt_folder
 from anneal_operator import outcomes, times
@@ -27,12 +27,16 @@ def conclude(
     if judgement.fatal:
         finish.fail(draft, end.reason, f"attempt {job.attempt}: {end.message}; {judgement.fatal}")
         return
-    where = f" on node {end.node}" if end.node else ""
-    text = f"attempt {job.attempt} ({end.cause}){where}: {end.message}"
+    text = f"attempt {job.attempt} ({end.cause}){_where(draft.status.attempts[-1])}: {end.message}"
     draft.event("AttemptEnded", text, "attempt", str(job.attempt), warning=True)
     if end.node and POLICIES[end.cause].blames_node:
         avoid.blame(draft, end.node)
     draft.wake(faults.delay(draft.status, draft.uid))
+
+
+def _where(attempt: Attempt) -> str:
+    node = f" on node {attempt.node}" if attempt.node else ""
+    return node + (f", {attempt.lost_steps} steps lost" if attempt.lost_steps is not None else "")
 
 
 def _record(draft: Draft[FineTuneJobStatus], site: Site, job: JobView, end: End) -> None:

@@ -6,7 +6,8 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from anneal_api.base import LABEL_JOB
-from anneal_api.runs import PROGRESS_PORT, FineTuneRun, Progress
+from anneal_api.finetunejob import Workers
+from anneal_api.runs import PROGRESS_PORT, Progress
 from anneal_operator import times
 from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Object
@@ -16,6 +17,9 @@ from anneal_operator.finetunejob.training import PROGRESS_SECONDS
 from anneal_operator.gathering import complain, optional, read_children
 from anneal_operator.nodes import NodeView, node_view
 from anneal_operator.observed import Children, PodView, owned
+
+MANY_NODES = 8
+"""From so many on one list is cheaper than reading each."""
 
 
 class Gatherer:
@@ -36,7 +40,7 @@ class Gatherer:
         return replace(
             seen,
             nodes=self._nodes(seen, now),
-            pool=self._pool(seen, seen.plan.run),
+            pool=self._pool(seen, seen.plan.run.spec.workers),
             workloads=self._workloads(seen),
         )
 
@@ -57,18 +61,24 @@ class Gatherer:
         names = {pod.node for job in groups for pod in job.pods if pod.node and _troubled(pod)}
         doubtful = reconsider.doubtful(seen.status, now)
         names |= {doubtful.node} if doubtful else set()
+        if len(names) > MANY_NODES:
+            return {node.name: node for node in self._list(seen) or () if node.name in names}
         read = [optional(self._cluster.get, "Node", "", name) for name in sorted(names)]
         return {node["metadata"]["name"]: node_view(node) for node in read if node}
 
-    def _pool(self, seen: Observed, run: FineTuneRun) -> list[NodeView] | None:
+    def _pool(self, seen: Observed, workers: Workers) -> list[NodeView] | None:
         """Return the nodes a group may run on, when a decision about its size or its nodes may be near."""
-        status, workers = seen.status, run.spec.workers
+        status = seen.status
         current = attempts.current(status)
         starts = current is None or not current.training
         shrunk = (status.nodes or workers.nodes) < workers.nodes
         if not shrunk and not (starts and (status.avoided or workers.min_nodes)):
             return None
-        selector = ",".join(f"{k}={v}" for k, v in sorted(run.accelerator.node_selector.items()))
+        return self._list(seen)
+
+    def _list(self, seen: Observed) -> list[NodeView] | None:
+        labels = seen.plan.run.accelerator.node_selector if seen.plan else {}
+        selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
         found = optional(self._cluster.select, "Node", None, selector)
         # An empty pool may be one that grows on demand: nothing can be said of its room.
         return [node_view(node) for node in found] if found else None
@@ -100,7 +110,8 @@ class Gatherer:
 
 
 def _troubled(pod: PodView) -> bool:
-    return bool(pod.disruption or pod.deleting or pod.exit_code or not pod.ready)
+    silent = pod.phase == "Running" and not pod.ready
+    return bool(pod.disruption or pod.deleting or pod.exit_code or silent)
 
 
 def _parse(answer: str) -> Progress | None:

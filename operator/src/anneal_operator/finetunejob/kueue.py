@@ -37,9 +37,7 @@ def waits(job: JobView, attempt: Attempt) -> bool:
     return job.suspended and not attempt.admitted and not job.pods
 
 
-def wait(
-    draft: Draft[FineTuneJobStatus], attempt: Attempt, queue: str | None, workloads: Sequence[Object]
-) -> None:
+def wait(draft: Draft[FineTuneJobStatus], attempt: Attempt, queue: str, workloads: Sequence[Object]) -> None:
     """Say what the group waits for; the deadline's clock stands still meanwhile."""
     draft.update(start_time=None)
     why = _told(workloads)

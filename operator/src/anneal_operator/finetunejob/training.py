@@ -93,7 +93,7 @@ def _follow(
         draft.wake(2)
     elif job.succeeded:
         return _succeeded(draft, observed, site, job)
-    elif kueue.waits(job, attempt):
+    elif site.run.spec.queue_name and kueue.waits(job, attempt):
         kueue.wait(draft, attempt, site.run.spec.queue_name, observed.workloads)
     elif job.failed or _breaks(draft, observed, job):
         _failed(draft, observed, site, spec, job)
@@ -183,7 +183,7 @@ def _starting(
     draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, spec: FineTuneJobSpec, job: JobView
 ) -> None:
     limit = size.start_timeout(draft.status.attempts, site.run.spec.workers)
-    left = limit - times.seconds_since(job.started, draft.now)
+    left = limit - (times.seconds_since(job.started, draft.now) if job.started else 0.0)
     why = stuck.diagnose(job, draft.now)
     if left <= 0:
         because = f": {why.message}" if why else ""
