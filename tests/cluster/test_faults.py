@@ -36,7 +36,8 @@ def test_the_operator_is_killed_again_and_again(operator: Kube, team: Kube, seed
 
     def kill() -> None:
         moments = random.Random(seed)
-        while not done.wait(moments.uniform(5, 12)):
+        # Longer than a new leader waits for the Lease of a dead one, or nothing would ever be done.
+        while not done.wait(moments.uniform(25, 40)):
             subprocess.run(["pkill", "-KILL", "-f", "python3 -m anneal_operator"], check=False)
             # A new pod at once, instead of the kubelet's growing back-off for a container that dies often.
             operator.run("delete", "pod", "-l", OPERATOR, "--force", "--grace-period=0", "--wait=false")
