@@ -417,6 +417,17 @@ def test_a_quota_is_named_with_what_it_leaves() -> None:
     assert "limited: 8" in world.message(KIND, NAME, "Training")
 
 
+def test_a_pod_that_fails_before_its_job_does_is_no_failure_to_start() -> None:
+    world = begun(faultPolicy={"maxRestarts": 5})
+    world.now += timedelta(hours=1)
+    before = world.resource(KIND, NAME)
+    pod_status(world, 1, phase="Failed")
+    world.turn(KIND, NAME)
+    assert world.resource(KIND, NAME)["status"] == before["status"]
+    fail(world, failed("Failed", "RankKilled"))
+    assert run(world, 4)["attempts"][0]["cause"] == Cause.CRASH
+
+
 def test_nothing_is_written_while_nothing_happens() -> None:
     running, queued = begun(), begun(queueName="gpus")
     for world in (running, queued):

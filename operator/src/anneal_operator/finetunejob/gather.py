@@ -13,7 +13,7 @@ from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Object
 from anneal_operator.finetunejob import attempts, finish, kueue, reconsider
 from anneal_operator.finetunejob.observe import Observed
-from anneal_operator.finetunejob.training import PROGRESS_SECONDS
+from anneal_operator.finetunejob.running import PROGRESS_SECONDS
 from anneal_operator.gathering import complain, optional, read_children
 from anneal_operator.nodes import NodeView, node_view
 from anneal_operator.observed import Children, PodView, owned

@@ -3,7 +3,7 @@
 from anneal_api.base import LABEL_STAGE
 from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainResult
-from anneal_operator import nodes, outcomes, stuck, times
+from anneal_operator import nodes, outcomes, times
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import (
     attempts,
@@ -16,16 +16,15 @@ from anneal_operator.finetunejob import (
     reconsider,
     recovery,
     resources,
+    running,
     size,
+    starting,
     status,
 )
-from anneal_operator.finetunejob.causes import Cause, End
 from anneal_operator.finetunejob.observe import Observed
 from anneal_operator.finetunejob.resources import Site
 from anneal_operator.observed import JobView
 
-PROGRESS_SECONDS = 15.0
-"""At most one status write for progress in this time."""
 SAVING_SECONDS = resources.TRAIN_GRACE + 30.0
 """How long a group that was asked to stop may take to be gone before the next attempt stops waiting for it."""
 
@@ -173,69 +172,9 @@ def _alive(
         node = observed.nodes.get(pod.node)
         if node is not None and not node.ready and not pod.over:
             draft.wake(nodes.lost_in(node, draft.now))
-    if job.up < _nodes(site, attempt):
-        _starting(draft, observed, site, spec, job)
+    if any(pod.phase == "Failed" for pod in job.pods):
+        draft.wake(2)  # the Job controller is about to end the group; it has not failed to start
+    elif job.up < _nodes(site, attempt):
+        starting.follow(draft, observed, site, spec, job)
     else:
-        _running(draft, observed, site, job, attempt)
-
-
-def _starting(
-    draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, spec: FineTuneJobSpec, job: JobView
-) -> None:
-    limit = size.start_timeout(draft.status.attempts, site.run.spec.workers)
-    left = limit - (times.seconds_since(job.started, draft.now) if job.started else 0.0)
-    why = stuck.diagnose(job, draft.now)
-    if left <= 0:
-        because = f": {why.message}" if why else ""
-        text = f"the group was not whole after {limit} s (spec.workers.startTimeoutSeconds){because}"
-        ending.conclude(draft, site, spec, job, End(Cause.START_TIMEOUT, "StartTimeout", text))
-        _resize(draft, observed, site, job)
-        return
-    draft.wake(min(left, 15))
-    text = why.message if why else f"attempt {job.attempt}: waiting for all pods of the group"
-    reason = why.reason if why else "Starting"
-    draft.condition("Training", False, reason, text, warning=bool(why), turn=job.attempt)
-
-
-def _resize(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, job: JobView) -> None:
-    """After a group that did not start: take avoided nodes again, or go on with fewer."""
-    workers, tried = site.run.spec.workers, draft.status.attempts
-    avoided = avoid.active(draft.status.avoided, times.parse(tried[-1].started))
-    room = nodes.room(observed.pool, avoided)
-    following = size.after_timeout(tried, workers, job.up, room, bool(avoided))
-    if avoided and following == tried[-1].nodes:
-        avoid.drop(draft, "the group was not whole without them")
-    _set_size(draft, following, workers.nodes, f"after attempt {job.attempt}, which did not start")
-
-
-def _set_size(draft: Draft[FineTuneJobStatus], following: int, full: int, why: str) -> None:
-    draft.update(nodes=following)
-    if following < full:
-        text = f"{following} of {full} nodes {why}; the group grows back when there is room"
-        turn = draft.status.attempts[-1].number
-        draft.condition("FullSize", False, "Shrunk", text, warning=True, turn=turn)
-
-
-def _running(
-    draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, job: JobView, attempt: Attempt
-) -> None:
-    draft.wake(PROGRESS_SECONDS)
-    draft.condition("Training", True, "Running", f"attempt {attempt.number}", turn=attempt.number)
-    shown = observed.progress
-    if shown and shown.attempt == attempt.number:
-        attempts.follow(draft, shown)
-        last = draft.status.attempts[-1]
-        draft.update(progress=status.progress(shown, last, draft.now), checkpoints=status.checkpoints(shown))
-    status.full_size(draft, site.run.spec.workers.nodes)
-    if size.may_grow(draft.status, site.run.spec, nodes.room(observed.pool), draft.now):
-        _grow(draft, site, job)
-
-
-def _grow(draft: Draft[FineTuneJobStatus], site: Site, job: JobView) -> None:
-    full = site.run.spec.workers.nodes
-    text = f"{full} nodes are tried again; this group of {draft.status.nodes} saves and makes way"
-    attempts.end_current(draft, Cause.RESIZED, "Growing", text)
-    draft.event("Growing", text, "grow", str(job.attempt))
-    draft.remove(job)
-    draft.update(nodes=full)
-    draft.wake(3)
+        running.follow(draft, observed, site, job, attempt)
