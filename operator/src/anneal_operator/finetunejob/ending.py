@@ -42,7 +42,7 @@ def _where(attempt: Attempt) -> str:
 def _record(draft: Draft[FineTuneJobStatus], site: Site, job: JobView, end: End) -> None:
     reached = _said(job) or (None if POLICIES[end.cause].saves else _seen(draft.status))
     place = f" (records: {attempt_folder(site.run, job.attempt)})"
-    text = end.message[: attempts.MESSAGE_LIMIT - len(place)] + place
+    text = end.message[: max(0, attempts.MESSAGE_LIMIT - len(place))] + place
     lost = None
     if reached is not None:
         lost = max(0, reached.step - (reached.checkpoint or 0))
