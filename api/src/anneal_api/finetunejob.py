@@ -433,7 +433,9 @@ class RetryStatus(Model):
 
     value: str = Field(description="The annotation's last value; another one tries a failed job again.")
     attempt: int = Field(0, description="Last attempt before it; those until then no longer count.")
-    since: str = Field("", description="When the failed job was taken up again; what failed before is made anew.")
+    since: str = Field(
+        "", description="When the failed job was taken up again; what failed before is made anew."
+    )
 
 
 class ProgressStatus(Model):

@@ -16,8 +16,8 @@ from anneal_operator.observed import JobView
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
-TOLD = ("Evicted", "Admitted", "QuotaReserved")
-"""Conditions of a Workload, the one that says most first."""
+TOLD = (("Evicted", "True"), ("Admitted", "False"), ("QuotaReserved", "False"))
+"""Conditions of a Workload that say why its Job waits, the one that says most first."""
 
 
 def queued(job: Object, spec: FineTuneJobSpec) -> Object:
@@ -49,8 +49,8 @@ def wait(draft: Draft[FineTuneJobStatus], attempt: Attempt, queue: str, workload
 def _told(workloads: Sequence[Object]) -> str:
     """Return what Kueue says of the Job's Workload."""
     conditions = [c for w in workloads for c in w.get("status", {}).get("conditions", [])]
-    for type_ in TOLD:
+    for told in TOLD:
         for condition in conditions:
-            if condition["type"] == type_:
-                return f"{type_} is {condition['status']} ({condition['reason']}): {condition['message']}"
+            if (condition["type"], condition["status"]) == told:
+                return f"{told[0]} is {told[1]} ({condition['reason']}): {condition['message']}"
     return ""
