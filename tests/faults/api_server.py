@@ -194,7 +194,9 @@ class ApiServer:
         while True:
             uids = {obj["metadata"]["uid"] for obj in self.objects.values()}
             # What waits for its finalizers has been asked to go already.
-            held = {key: obj for key, obj in self.objects.items() if "deletionTimestamp" not in obj["metadata"]}
+            held = {
+                key: obj for key, obj in self.objects.items() if "deletionTimestamp" not in obj["metadata"]
+            }
             orphans = [key for key, obj in held.items() if _orphaned(obj, uids)]
             if not orphans:
                 return

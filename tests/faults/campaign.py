@@ -1,17 +1,16 @@
 """Every plan of the campaign, and what a disturbed run is held against."""
 
 import functools
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from driver import Driver
-from faulty import EVENT_FAULTS, READ_FAULTS, WRITE_FAULTS, Plan
+from faulty import EVENT_FAULTS, READ_FAULTS, REFUSALS, Plan
 from meddling import MEDDLERS
 from scenarios import BY_NAME, Scenario
 
-TOLD_TWICE = 2
+TOLD_AGAIN = 3
 """Writes of status that lists which are older than the resource itself may cost."""
 
 
@@ -54,11 +53,12 @@ def plans() -> Iterator[Plan]:
     for name in BY_NAME:
         calm = undisturbed(name)
         for number in range(1, len(calm.written) + 1):
-            yield from (Plan(name, fault, number) for fault in WRITE_FAULTS)
-        yield from (Plan(name, fault, at) for fault in READ_FAULTS for at in range(2, calm.looks + 1, 2))
-        yield from (Plan(name, "dropped", at) for at in range(1, calm.events, 5))
-        yield Plan(name, EVENT_FAULTS[1])
-        yield from (Plan(name, "shuffled", seed) for seed in (1, 2))
+            yield from (Plan(name, fault, number) for fault in ("before", "after", "timeout"))
+            yield Plan(name, REFUSALS[number % len(REFUSALS)], number)
+        yield from (Plan(name, fault, at) for fault in READ_FAULTS for at in range(2, calm.looks + 1, 3))
+        yield from (Plan(name, "dropped", at) for at in range(1, calm.events, 7))
+        yield Plan(name, "coalesced")
+        yield Plan(name, "shuffled", 1)
     for fault, meddler in MEDDLERS.items():
         yield from (Plan(name, fault, tick) for name in meddler.scenarios for tick in meddler.ticks)
 
@@ -85,7 +85,8 @@ def _seen(plan: Plan, state: list[str]) -> list[str]:
 def _first(states: list[str], wanted: list[str]) -> str:
     """Return the place at which two lists of objects first differ."""
     left, right = next((pair for pair in zip(states, wanted, strict=False) if pair[0] != pair[1]), ("", ""))
-    at = max(0, len(os.path.commonprefix([left, right])) - 60)
+    at = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), 0)
+    at = max(0, at - 60)
     return f"...{left[at : at + 160]} instead of ...{right[at : at + 160]}"
 
 
@@ -94,7 +95,7 @@ def _count(plan: Plan, written: list[str], calm: list[str]) -> str:
     fewest = -len(calm) if plan.fault in EVENT_FAULTS else 0
     most = MEDDLERS[plan.fault].costs if plan.fault in MEDDLERS else 0
     if plan.fault == "lagging" and all(what.startswith("status ") for what in more):
-        most = TOLD_TWICE
+        most = TOLD_AGAIN
     if min(fewest, most) <= len(more) - len(less) <= max(fewest, most):
         return ""
     return f"{len(more) - len(less):+d} writes: {more} and not {less}"

@@ -22,6 +22,8 @@ from anneal_operator.queue import FIRST_DELAY, LONGEST_DELAY
 from anneal_operator.reconciler import Key, Reconciler
 
 TICK = timedelta(seconds=5)
+RESTLESS = 100
+"""Looks in one tick after which the operator is taken to run in circles."""
 CATCH_UP = timedelta(seconds=1)
 EXPECTED = (ApiError, NameTakenError, TimeoutError)
 """Errors that end a look and are tried again; any other is a bug."""
@@ -77,7 +79,7 @@ class Driver(World):
             MEDDLERS[self.plan.fault].act(self)
         self.player.play()
         end = self.now + TICK
-        for _ in range(400):
+        for _ in range(RESTLESS):
             self._listen()
             due = sorted((moment, str(key), key) for key, moment in self._due.items() if moment <= end)
             if not due:

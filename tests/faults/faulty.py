@@ -9,7 +9,7 @@ from api_server import ApiServer, Object, Stopped, as_of, matches
 
 from anneal_operator.cluster.errors import ApiError, Conflict
 
-WRITE_FAULTS = ("before", "after", "conflict", "throttled", "error", "timeout")
+REFUSALS = ("conflict", "throttled", "error")
 READ_FAULTS = ("stale", "lagging")
 EVENT_FAULTS = ("dropped", "coalesced")
 LAG = 6

@@ -52,8 +52,9 @@ class Scenario:
             if left and number >= left[0][0] and left[0][1](world) is not WAIT:
                 left.pop(0)
             world.tick()
-            if number >= self.ticks and not left and self.reached(world):
+            if world.crashes or (number >= self.ticks and not left and self.reached(world)):
                 break
+        world.tick()
         return world
 
     def reached(self, world: Driver) -> bool:
@@ -160,13 +161,19 @@ def pod_status(index: int, **status: Any) -> Step:
     return step
 
 
+def holds_prepare(world: Driver) -> None:
+    """Let the prepare stage run until a step ends it."""
+    world.player.default.pop("prepare")
+
+
 def lose_result(world: Driver) -> object:
-    """Take the pods of the prepare stage before anybody reads what they reported."""
-    if not world.jobs("prepare"):
+    """End the prepare stage, and take its pods before anybody has read what they reported."""
+    found = [j for j in world.jobs("prepare") if world.player.pods(j)]
+    if not found:
         return WAIT
-    for found in world.jobs("prepare"):
-        for pod in world.player.pods(found):
-            world.server.remove("Pod", NAMESPACE, pod["metadata"]["name"])
+    world.player.end(found[0], GOOD["prepare"])
+    for pod in world.player.pods(found[0]):
+        world.server.remove("Pod", NAMESPACE, pod["metadata"]["name"])
     world.player.default["inspect"] = inspected("prepare")
     return None
 
@@ -223,7 +230,7 @@ ALL = [
     Scenario("deleted", job(train=RUNS), ("", ""), 12, {7: delete}),
     Scenario("artifacts-deleted", job(**KEPT), ("", ""), 30, {16: delete}),
     Scenario("corrected", both(refuse_first, job()), COMPLETE, 30, {4: change(data={"maxLength": 2048})}),
-    Scenario("result-lost", job(), COMPLETE, 24, {3: lose_result}),
+    Scenario("result-lost", both(holds_prepare, job()), COMPLETE, 24, {4: lose_result}),
     Scenario("expired", job(ttlSecondsAfterFinished=60), ("", ""), 40),
     Scenario("late", job(train=RUNS, activeDeadlineSeconds=60), FAILED, 24),
     Scenario(

@@ -60,8 +60,7 @@ def errors(value: Any, rules: Schema, path: str = "") -> Iterator[str]:
     if not _typed(value, rules.get("type")):
         yield f"{path}: must be of type {rules['type']}"
         return
-    yield from (f"{path}: {text}" for text in _own(value, rules))
-    wrong = [*_inside(value, rules, path)]
+    wrong = [*(f"{path}: {text}" for text in _own(value, rules)), *_inside(value, rules, path)]
     yield from wrong
     if wrong:
         return
