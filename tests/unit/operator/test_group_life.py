@@ -252,6 +252,19 @@ def stall(world: World) -> None:
     raise AssertionError("the group was never given up")
 
 
+def test_avoided_nodes_are_taken_again_after_a_group_that_did_not_start() -> None:
+    world = begun(workers={"nodes": 3, "minNodes": 2, "startTimeoutSeconds": 30})
+    fail(world, failed("Failed", "Hang"))
+    run(world, 4)
+    assert nodes_of(world) == ["node-1", "node-2", "node-3"]
+    stall(world)
+    assert events(world, "AvoidedNodesTaken") == [
+        "node-0: taken again, because the group was not whole without them"
+    ]
+    run(world, 4)
+    assert (nodes_of(world)[0], status(world)["nodes"]) == ("node-0", 3)
+
+
 def shrunk() -> World:
     world = begun(workers={"nodes": 3, "minNodes": 2, "startTimeoutSeconds": 30})
     stall(world)
