@@ -51,7 +51,7 @@ OWN = (
 )
 
 
-TWIN_GROUP = "twin.anneal.dev"
+TWIN_GROUP = f"twin-{os.getpid()}.anneal.dev"
 TWIN = f"{TWIN_GROUP}/v1alpha1"
 """Group of a copy of the CRD: an operator on the cluster follows the original."""
 
@@ -142,6 +142,7 @@ class Modelled:
 
     def __init__(self, namespace: str) -> None:
         self.server = ApiServer()
+        self.server.version = 1000  # so that "1" is an old version here too
         self.namespace = namespace
 
     def _key(self, obj: Json) -> tuple[str, str, str]:
@@ -327,10 +328,12 @@ def twin() -> Iterator[None]:
     crd["spec"]["names"] |= {"shortNames": [], "categories": []}
     real, crds = Real(""), "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     real.call("POST", crds, crd)
-    while not served(real):
-        time.sleep(0.2)
-    yield
-    real.call("DELETE", f"{crds}/finetunejobs.{TWIN_GROUP}", {})
+    try:
+        while not served(real):
+            time.sleep(0.2)
+        yield
+    finally:
+        real.call("DELETE", f"{crds}/finetunejobs.{TWIN_GROUP}", {})
 
 
 def served(real: Real) -> bool:

@@ -57,7 +57,8 @@ def invalid(text: str) -> ApiError:
 def admit(obj: Object, old: Object | None) -> Object:
     """Return the object as it is stored; raises 422."""
     _check_metadata(obj)
-    kind = obj["kind"]
+    meta = {name: value for name, value in obj["metadata"].items() if value not in ([], {}, None)}
+    obj, kind = {**obj, "metadata": meta}, obj["kind"]
     if kind in CUSTOM:
         return _custom(obj, structural.schema(CUSTOM[kind]))
     made = _without_empty(obj)

@@ -146,7 +146,7 @@ def apply(live: Object, config: Object, managers: Managers, writer: Manager, sha
     owned = {**managers, writer: named}
     merged = merge(copy.deepcopy(live), config, (), shape)
     held = {path[:n] for fields in owned.values() for path in fields for n in range(1, len(path) + 1)}
-    for path in sorted(last - named, key=len, reverse=True):
+    for path in sorted(last - named, key=len):
         _prune(merged, path, held, shape)
     changes = compare(live, merged, shape)
     changed = changes.added | changes.modified
