@@ -164,8 +164,19 @@ def merge(live: Any, wanted: Any, path: Path, shape: Shape) -> Any:
     ours, theirs = children(wanted, path, shape), children(live, path, shape)
     if isinstance(wanted, list) and ours is not None and theirs is not None:
         joined = {e: merge(theirs[e], v, (*path, e), shape) if e in theirs else v for e, v in ours.items()}
-        return [*({**theirs, **joined}).values()]
+        return [joined.get(e, theirs.get(e)) for e in _order(list(theirs), list(ours))]
     return wanted
+
+
+def _order(live: list[str], wanted: list[str]) -> list[str]:
+    """Return the order of a merged list: that of `wanted`, what it does not name where it stood in `live`."""
+    found: list[str] = []
+    for element in wanted:
+        while live and (live[0] not in wanted or live[0] in found):
+            first = live.pop(0)
+            found += [first] if first not in found else []
+        found.append(element)
+    return [*found, *(e for e in live if e not in wanted)]
 
 
 def _prune(obj: Object, path: Path, held: set[Path], shape: Shape) -> None:
