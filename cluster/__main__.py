@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("tools", help="build the Go binaries and link them in the cache's bin folder")
     verbs.add_parser("registry", help="start only the image registry")
     verbs.add_parser("load-images", help="pull current images to the running nodes")
+    verbs.add_parser("restart-control-plane", help="kill etcd and the API server, and start them again")
     verbs.add_parser("kubeconfig", help="print the path of the kubeconfig")
     for verb, text in NODE_VERBS.items():
         verbs.add_parser(verb, help=text).add_argument("node", type=settings.node)
@@ -128,6 +129,8 @@ def act(options: argparse.Namespace) -> None:
         tools.ensure()
     elif options.verb == "registry":
         registry.start()
+    elif options.verb == "restart-control-plane":
+        control_plane.restart()
     elif options.verb == "load-images":
         preload.load(nodes.running())
     else:

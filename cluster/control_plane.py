@@ -1,5 +1,8 @@
 """etcd, API server, controller manager, scheduler: processes of this machine on the bridge's address."""
 
+import json
+import pathlib
+import signal
 import ssl
 import urllib.error
 import urllib.request
@@ -23,6 +26,16 @@ def start() -> None:
     api_server()
     controller_manager()
     scheduler()
+    shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
+
+
+def restart() -> None:
+    """etcd and the API server end without a word and come back with what etcd has written."""
+    lost = ("kube-apiserver", "etcd")
+    processes.kill([pid for name in lost if (pid := processes.pid_of(name))], signal.SIGKILL)
+    processes.stop(*lost)
+    etcd()
+    api_server()
     shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
 
 
@@ -70,7 +83,29 @@ def api_server() -> None:
         f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
         f"--service-cluster-ip-range={settings.SERVICE_NETWORK}",
         "--event-ttl=3h",
+        f"--audit-policy-file={_audit_policy()}",
+        f"--audit-log-path={settings.LOGS / 'audit.log'}",
+        "--audit-log-maxsize=50",
+        "--audit-log-maxbackup=1",
     )
+
+
+def _audit_policy() -> pathlib.Path:
+    """Who wrote what and when, for pods in the operator's namespace."""
+    path = settings.STATE / "audit-policy.json"
+    rules = [
+        {"level": "None", "verbs": ["get", "list", "watch"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts:anneal-system"]},
+        {"level": "None"},
+    ]
+    policy = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": rules,
+    }
+    path.write_text(json.dumps(policy))
+    return path
 
 
 def controller_manager() -> None:

@@ -37,7 +37,15 @@ def test_watching_namespaces_takes_no_cluster_wide_right() -> None:
     documents = render("--set", "watchNamespaces={a,b}")
     assert not of("ClusterRole", documents)
     assert not of("ClusterRoleBinding", documents)
-    assert [r["metadata"]["namespace"] for r in of("Role", documents)] == ["a", "b"]
+    assert [r["metadata"]["namespace"] for r in of("Role", documents)][:2] == ["a", "b"]
+
+
+def test_nodes_are_read_in_cluster_scope_alone() -> None:
+    def reads_nodes(role: dict[str, Any]) -> bool:
+        return any("nodes" in rule["resources"] for rule in role["rules"])
+
+    assert [reads_nodes(role) for role in of("ClusterRole", render())] == [True]
+    assert not any(reads_nodes(r) for r in of("Role", render("--set", "watchNamespaces={a,b}")))
 
 
 def test_the_operator_is_restricted() -> None:
@@ -51,7 +59,20 @@ def test_the_operator_is_restricted() -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_of_two_operators_one_may_go_and_only_their_own_lease_is_theirs() -> None:
+    documents = render("--namespace", "anneal-system")
+    (deployment,) = of("Deployment", documents)
+    (budget,) = of("PodDisruptionBudget", documents)
+    assert deployment["spec"]["replicas"] == 2
+    assert budget["spec"]["maxUnavailable"] == 1
+    env = {e["name"]: e["value"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    (role,) = of("Role", documents)
+    place = f"{role['metadata']['namespace']}/{role['rules'][1]['resourceNames'][0]}"
+    assert env["ANNEAL_LEASE"] == place == f"anneal-system/{deployment['metadata']['name']}"
+    assert [rule["verbs"] for rule in role["rules"]] == [["create"], ["get", "update"]]
+    assert not of("PodDisruptionBudget", render("--set", "operator.replicas=1"))
 
 
 def test_crds_are_templated_and_kept() -> None:

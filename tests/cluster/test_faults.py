@@ -36,7 +36,8 @@ def test_the_operator_is_killed_again_and_again(operator: Kube, team: Kube, seed
 
     def kill() -> None:
         moments = random.Random(seed)
-        while not done.wait(moments.uniform(5, 12)):
+        # Longer than a new leader waits for the Lease of a dead one, or nothing would ever be done.
+        while not done.wait(moments.uniform(25, 40)):
             subprocess.run(["pkill", "-KILL", "-f", "python3 -m anneal_operator"], check=False)
             # A new pod at once, instead of the kubelet's growing back-off for a container that dies often.
             operator.run("delete", "pod", "-l", OPERATOR, "--force", "--grace-period=0", "--wait=false")
@@ -72,9 +73,10 @@ def test_a_killed_worker_ends_the_group_and_the_next_attempt_goes_on(team: Kube)
     team.run("delete", "pod", pods[-1]["metadata"]["name"], "--force", "--grace-period=0")
     done = team.wait("finetunejob", "worker", holds("Complete"), 480, "Complete")
     first, second = done["status"]["attempts"][:2]
-    assert first["reason"]
+    # Whichever is seen first: the deletion, which is nobody's fault, or the peer that lost a worker.
+    assert first["cause"] in ("Eviction", "PeerLost")
     assert second["number"] == 2
-    assert done["status"]["restarts"] == 1
+    assert done["status"]["restarts"] == (first["cause"] == "PeerLost")
     log = team.run("logs", "-l", "anneal.dev/finetunejob=worker,anneal.dev/attempt=2", "--tail=-1")
     steps = [json.loads(line)["step"] for line in log.splitlines() if line.startswith('{"step"')]
     assert (

@@ -16,6 +16,8 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_VERSION = f"{GROUP}/version"
 LABEL_SECRET = f"{GROUP}/use"
 """A Secret is mounted only when it carries this label with the value `storage` or `gateway`."""
+ANNOTATION_RETRY = f"{GROUP}/retry"
+"""On a FineTuneJob: another value tries a failed one again."""
 FINALIZER = f"{GROUP}/artifacts"
 
 

@@ -244,7 +244,9 @@ class Workers(Model):
     ]
     nodes: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="Pods, each on a node of its own.")
     min_nodes: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="Smallest group to go on with when no replacement comes; nodes when unset."
+        None,
+        description="Smallest group to go on with when no replacement comes; nodes when unset. A smaller group "
+        "grows back after half an hour when there is room.",
     )
     accelerators_per_node: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="Accelerators, and so ranks, a pod."
@@ -278,8 +280,16 @@ class Checkpoint(Model):
 class FaultPolicy(Model):
     """How much is tried again, and when silence counts as a hang."""
 
+    rules: ClassVar[list[tuple[str, str]]] = [
+        (
+            "!has(self.restartWindow) || self.maxRestarts <= 100",
+            "with restartWindow maxRestarts must not exceed 100",
+        )
+    ]
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
-        3, description="New attempts of the training group before the job fails."
+        3,
+        description="New attempts of the training group before the job fails. Lost nodes, evictions, preemptions, "
+        "an unreachable store and groups that did not start are tried again without counting.",
     )
     hang_timeout_seconds: Seconds | None = Field(
         None, description="A rank without a step for this long is hung; max(60, 5 x median step) if unset."
@@ -346,7 +356,10 @@ class FineTuneJobSpec(Model):
         ),
     ]
     suspend: bool = Field(False, description="Stop after a checkpoint and release all accelerators.")
-    queue_name: ObjectName | None = Field(None, description="Kueue LocalQueue that admits the workers.")
+    queue_name: ObjectName | None = Field(
+        None,
+        description="Kueue LocalQueue that admits the workers; their Job is made suspended and waits for Kueue.",
+    )
     priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the workers.")
     active_deadline_seconds: Seconds | None = Field(None, description="The job fails when it runs longer.")
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
@@ -384,11 +397,46 @@ class Attempt(Model):
     """One try of the training group."""
 
     number: int = Field(description="1 for the first.")
+    nodes: int = Field(0, description="Pods of the group; fewer than workers.nodes while it is shrunk.")
+    cause: str = Field(
+        "",
+        description="Class of its end, which decides what follows: UserError, OutOfMemory, Crash, PeerLost, "
+        "Hang, Eviction, Preemption, NodeLost, Accelerator, Storage, StartTimeout, KueueEviction, Suspended, "
+        "Resized, Unknown; empty while it runs and when it succeeded.",
+    )
     reason: str = Field("", description="Why it ended; empty while it runs.")
     message: Annotated[str, StringConstraints(max_length=1024)] = ""
     node: str = Field("", description="Node of the pod that failed first.")
     started: str = ""
+    admitted: bool = Field(False, description="Whether Kueue has admitted the group; only with queueName.")
+    training: str = Field("", description="When its first step was seen, which is up to 15 s late.")
     ended: str = ""
+    first_step: int | None = Field(None, description="The first step that was seen of it.")
+    step: int | None = Field(None, description="The last step that is known of it.")
+    lost_steps: int | None = Field(
+        None, description="Steps after its newest checkpoint, done again by the next attempt."
+    )
+    recovery_seconds: int | None = Field(
+        None, description="From its end to the next attempt's first step as it was seen."
+    )
+
+
+class AvoidedNode(Model):
+    """A node that ended attempts, which the next ones stay away from for a while."""
+
+    name: str
+    failures: int = Field(1, description="Attempts it ended; from the second on it is left out for a day.")
+    until: str = Field(description="When it is taken again.")
+
+
+class RetryStatus(Model):
+    """What the annotation anneal.dev/retry has led to."""
+
+    value: str = Field(description="The annotation's last value; another one tries a failed job again.")
+    attempt: int = Field(0, description="Last attempt before it; those until then no longer count.")
+    since: str = Field(
+        "", description="When the failed job was taken up again; what failed before is made anew."
+    )
 
 
 class ProgressStatus(Model):
@@ -401,6 +449,9 @@ class ProgressStatus(Model):
     validation_loss: str = Field("", description="Balanced validation loss of the last validation.")
     task_losses: dict[str, str] = Field({}, description="Validation loss by task.")
     tokens_per_second: str = ""
+    time_left_seconds: int | None = Field(
+        None, description="Estimate from the steps of the current attempt; unset until two were seen."
+    )
 
 
 class CheckpointStatus(Model):
@@ -446,7 +497,15 @@ class FineTuneJobStatus(Model):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     progress: ProgressStatus | None = None
-    restarts: int = 0
+    nodes: int | None = Field(None, description="Pods of the current or next group.")
+    restarts: int = Field(0, description="Restarts that counted, since the start or the last retry.")
+    restart_times: Annotated[list[str], Field(max_length=100)] = Field(
+        [], description="When those within faultPolicy.restartWindow were; empty without a window."
+    )
+    retry: RetryStatus | None = None
+    avoided: Annotated[list[AvoidedNode], Field(max_length=16)] = Field(
+        [], description="Nodes the next attempts stay away from."
+    )
     attempts: Annotated[list[Attempt], Field(max_length=20)] = []
     checkpoints: CheckpointStatus | None = None
     scores: Annotated[list[TaskScore], Field(max_length=64)] = []

@@ -97,6 +97,13 @@ class TrainResult(PublishResult):
     validation_loss: float
 
 
+class TrainReached(Model):
+    """Result of a train stage that ended before its time: how far it got."""
+
+    step: int = Field(description="Last step that was finished.")
+    checkpoint: int | None = Field(None, description="Newest checkpoint that can be gone on from.")
+
+
 class Score(Model):
     """Held-out loss (nats a token) of one task, before and after."""
 

@@ -27,6 +27,10 @@ ENV_NODES = "ANNEAL_NODES"
 ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
 ENV_RENDEZVOUS = "ANNEAL_RENDEZVOUS"
 """host:port of the group's first pod."""
+FLIGHT_RECORD = "/tmp/nccl-flight-"
+"""NCCL's flight recorder appends the rank; the launcher keeps the files in the attempt's folder."""
+FLIGHT_PIPE = "/tmp/nccl-pipe-"
+"""With the rank and `.pipe` appended: a byte written to it makes the recorder write its file."""
 
 
 class FineTuneRun(Model):
@@ -39,6 +43,12 @@ class FineTuneRun(Model):
     spec: FineTuneJobSpec
     accelerator: AcceleratorProfile
     inspection: FineTuneInspection | None = None
+
+
+def attempt_folder(run: FineTuneRun, attempt: int) -> str:
+    """Return where an attempt's logs, stack dumps and flight records are left when it fails."""
+    name = f"{run.name}-{run.uid[:8]}"
+    return f"{run.spec.output.uri.rstrip('/')}/{run.namespace}/runs/{name}/attempt-{attempt}"
 
 
 class DeploymentRun(Model):

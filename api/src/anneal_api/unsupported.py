@@ -11,12 +11,9 @@ from anneal_api.modeldeployment import ModelDeploymentSpec
 
 FIELDS: dict[type[Model], tuple[str, ...]] = {
     FineTuneJobSpec: (
-        "queue_name",
         "data.dedup",
         "data.filters",
         "data.decontaminate",
-        "workers.min_nodes",
-        "fault_policy.restart_window",
         "evaluation.suites",
     ),
     ModelDeploymentSpec: (

@@ -2,36 +2,73 @@
 
 import logging
 import os
+import signal
+import socket
 import sys
 import time
 
 from anneal_api.base import API_VERSION
-from anneal_operator import config, handlers
+from anneal_operator import config, handlers, health, metrics
+from anneal_operator.cluster.counted import CountedCluster
 from anneal_operator.cluster.pull import HttpPods
-from anneal_operator.cluster.rest import RestCluster
+from anneal_operator.cluster.rest import LEASE_TIMEOUT, RestCluster
+from anneal_operator.leader import Leader
+from anneal_operator.metrics import Metrics
 from anneal_operator.reconciler import Reconciler
 
-ENV_LIVENESS = "ANNEAL_LIVENESS"
-LIVENESS = "http://0.0.0.0:8080/healthz"
+ENV_LEASE = "ANNEAL_LEASE"
+LEASE = "default/anneal-operator"
+"""Namespace and name of the Lease by which one of several operators leads."""
+ENV_HEALTH_PORT = "ANNEAL_HEALTH_PORT"
+HEALTH_PORT = "8080"
+ENV_METRICS_PORT = "ANNEAL_METRICS_PORT"
+METRICS_PORT = "8081"
 CRD_PATIENCE = 60.0
 
 
 def main() -> int:
-    """Read the settings, wait for the resources to be known, and run."""
+    """Read the settings, wait for the resources to be known, stand by, lead."""
+    _log()
+    settings = config.load()
+    if not _served(RestCluster.connect()):
+        print(f"the API server does not know {API_VERSION}: install the CRDs first", file=sys.stderr)
+        return 1
+    # As process 1 of a container only signals with a handler end it; kopf has its own later.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    checks: list[health.Check] = []
+    health.serve(checks, int(os.environ.get(ENV_HEALTH_PORT, HEALTH_PORT)))
+    figures = Metrics()
+    metrics.serve(figures, int(os.environ.get(ENV_METRICS_PORT, METRICS_PORT)))
+    leader = _leader()
+    leader.lead()
+    cluster = CountedCluster(RestCluster.connect(leader.writing), figures)
+    watch = handlers.Watch(Reconciler(cluster, HttpPods(), settings, metrics=figures), settings)
+    checks.append(watch.trouble)
+    try:
+        handlers.run(watch, settings)
+    finally:
+        leader.resign()
+    return 0
+
+
+def _log() -> None:
     logging.basicConfig(
         level=os.environ.get("ANNEAL_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     for chatty in ("kopf.objects", "kopf.activities", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    settings = config.load()
-    cluster = RestCluster.connect()
-    if not _served(cluster):
-        print(f"the API server does not know {API_VERSION}: install the CRDs first", file=sys.stderr)
-        return 1
-    watch = handlers.Watch(Reconciler(cluster, HttpPods(), settings), settings)
-    handlers.run(watch, settings, os.environ.get(ENV_LIVENESS, LIVENESS))
-    return 0
+
+
+def _leader() -> Leader:
+    """Return this process's part in the election.
+
+    In a container the process is always number 1, so a restarted one has the identity, and at once the Lease, of
+    the one before it in the same pod, which is dead; elsewhere no two processes share an identity.
+    """
+    namespace, _, name = os.environ.get(ENV_LEASE, LEASE).partition("/")
+    cluster = RestCluster.connect(timeout=LEASE_TIMEOUT)
+    return Leader(cluster, namespace, name, f"{socket.gethostname()}_{os.getpid()}")
 
 
 def _served(cluster: RestCluster) -> bool:

@@ -1,10 +1,14 @@
 """A decision becomes writes, in an order that a stop at any point leaves whole.
 
+What was read may be old. So a child that is to be made is looked for live before anything is written, the status is
+guarded by its resourceVersion, and a decision without a status is carried out only if the resource is still the same.
+
 Events and status come first: a claim (a new attempt) is stored before anything of it is made, and a status that
 could not be written, because somebody was quicker, stops everything after it.
 """
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 
 from anneal_api.base import GROUP
@@ -25,35 +29,64 @@ class NameTakenError(Exception):
     """An object that is somebody else's has the name of a child."""
 
 
+@dataclass
+class View:
+    """The resource a decision was made on, and whether it is known to be the newest."""
+
+    cluster: Cluster
+    resource: Object
+    newest: bool = False
+
+    def confirm(self) -> None:
+        """Raise LookAgain unless the resource is still as it was read; a guarded write has shown it already."""
+        if not self.newest:
+            live = _live(self.cluster, self.resource)
+            if live is None or _version(live) != _version(self.resource):
+                raise LookAgain("it has changed since it was read")
+            self.newest = True
+
+
 def carry_out(cluster: Cluster, resource: Object, decision: Decision, now: datetime) -> None:
     """Write what `decision` says about `resource`."""
-    held = resource["metadata"].get("finalizers", [])
-    adds = decision.finalizers is not None and len(decision.finalizers) > len(held)
+    view = View(cluster, resource)
     try:
-        if adds and decision.finalizers is not None:
-            resource = cluster.set_finalizers(resource, decision.finalizers)
-        _write(cluster, resource, decision, times.stamp(now))
-        if decision.finalizers is not None and not adds:
-            latest = cluster.get(
-                resource["kind"], resource["metadata"]["namespace"], resource["metadata"]["name"]
-            )
-            if latest and latest["metadata"]["uid"] == resource["metadata"]["uid"]:
-                cluster.set_finalizers(latest, decision.finalizers)
-    except (Conflict, NotFound) as error:
+        for obj in decision.create:
+            _look_for(cluster, resource, obj)
+        if decision.finalizers is not None and not _releases(resource, decision.finalizers):
+            view = View(cluster, cluster.set_finalizers(resource, decision.finalizers), newest=True)
+        _write(view, decision, times.stamp(now))
+        if decision.finalizers is not None and _releases(resource, decision.finalizers):
+            _release(cluster, resource, decision.finalizers)
+    except (Conflict, NotFound, AlreadyExists) as error:
         raise LookAgain(str(error)) from error
 
 
-def _write(cluster: Cluster, resource: Object, decision: Decision, now_text: str) -> None:
+def _releases(resource: Object, finalizers: list[str]) -> bool:
+    return len(finalizers) < len(resource["metadata"].get("finalizers", []))
+
+
+def _release(cluster: Cluster, resource: Object, finalizers: list[str]) -> None:
+    """Let the resource go, last of all; what was written about it before has changed its version."""
+    latest = _live(cluster, resource)
+    if latest and latest["metadata"]["uid"] == resource["metadata"]["uid"]:
+        cluster.set_finalizers(latest, finalizers)
+
+
+def _write(view: View, decision: Decision, now_text: str) -> None:
+    cluster, resource = view.cluster, view.resource
     for event in decision.events:
         _tell(cluster, resource, event, now_text)
     if decision.status is not None:
         cluster.update_status({**resource, "status": decision.status})
+        view.newest = True
     for gone in decision.delete:
-        cluster.delete(gone.kind, gone.namespace, gone.name, gone.uid)
+        view.confirm()
+        cluster.delete(gone.kind, gone.namespace, gone.name, gone.uid, gone.version)
     for obj in decision.apply:
-        _ensure(cluster, resource, obj)
+        _ensure(view, obj)
     for obj in decision.create:
-        _create(cluster, resource, obj)
+        view.confirm()
+        cluster.create(obj)
 
 
 def _tell(cluster: Cluster, resource: Object, event: Event, now_text: str) -> None:
@@ -91,31 +124,39 @@ def event_object(resource: Object, event: Event, now_text: str) -> Object:
     }
 
 
-def _create(cluster: Cluster, resource: Object, obj: Object) -> None:
-    """Make a child; one that is there under its name is it only if it has the same owner."""
-    try:
-        cluster.create(obj)
+def _look_for(cluster: Cluster, resource: Object, obj: Object) -> None:
+    """Make sure that a child is not there; one that is, and was not seen, has lost its labels or its owner."""
+    live = _live(cluster, obj)
+    if live is None:
         return
-    except AlreadyExists:
-        live = _live(cluster, obj)
-    if live is None or "deletionTimestamp" in live["metadata"]:
+    if "deletionTimestamp" in live["metadata"]:
         raise LookAgain(f"{obj['kind']} {obj['metadata']['name']} is still being deleted")
-    _own_or_raise(resource, live)
-    if not covers(live["metadata"].get("labels", {}), obj["metadata"]["labels"]):
-        # Somebody has changed the labels by which children are found.
-        keep = {name: obj["metadata"][name] for name in ("name", "namespace", "labels")}
-        cluster.apply({"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": keep})
+    wanted = {name: obj["metadata"][name] for name in ("name", "namespace", "labels", "ownerReferences")}
+    if _controlled(live):
+        _own_or_raise(resource, live)
+    if not covers(live["metadata"], wanted):
+        # Its name carries a hash of this resource's UID: nobody else can have made it.
+        cluster.apply({"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": wanted})
     raise LookAgain(f"{obj['kind']} {obj['metadata']['name']} exists already")
 
 
-def _ensure(cluster: Cluster, resource: Object, obj: Object) -> None:
+def _controlled(obj: Object) -> bool:
+    return any(ref.get("controller") for ref in obj["metadata"].get("ownerReferences", []))
+
+
+def _ensure(view: View, obj: Object) -> None:
     """Make or correct a child that may change; one that is as it should be costs a read, not a write."""
-    live = _live(cluster, obj)
+    live = _live(view.cluster, obj)
     if live is not None:
-        _own_or_raise(resource, live)
+        _own_or_raise(view.resource, live)
         if covers(live, obj):
             return
-    cluster.apply(obj)
+    view.confirm()
+    view.cluster.apply(obj)
+
+
+def _version(obj: Object) -> str:
+    return str(obj["metadata"]["resourceVersion"])
 
 
 def _live(cluster: Cluster, obj: Object) -> Object | None:

@@ -16,6 +16,8 @@ class Deletion:
     namespace: str
     name: str
     uid: str
+    version: str = ""
+    """Its resourceVersion, where a change since then (it has succeeded) would change the decision."""
 
 
 @dataclass(frozen=True)

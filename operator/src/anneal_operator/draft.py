@@ -61,18 +61,27 @@ class Draft(Generic[Status]):
         self.status = self.status.model_copy(update=fields)
 
     def condition(
-        self, type_: str, status: bool, reason: str, message: str = "", *, warning: bool = False
+        self,
+        type_: str,
+        status: bool,
+        reason: str,
+        message: str = "",
+        *,
+        warning: bool = False,
+        turn: int = 0,
+        quiet: bool = False,
     ) -> None:
-        """Set a condition; a change of its status or reason is also an Event."""
+        """Set a condition; a change of its status or reason is also an Event, told once a `turn`, unless `quiet`."""
         old = conditions.find(self.status.conditions, type_)
         new = conditions.put(
             self.status.conditions, type_, status, reason, message, self.generation, self.now
         )
         self.update(conditions=new)
         text = "True" if status else "False"
-        if old is None or (old.status, old.reason) != (text, reason):
+        if not quiet and (old is None or (old.status, old.reason) != (text, reason)):
             title = type_ if status and not warning else reason
-            self.event(title, message or title, type_, text, reason, warning=warning)
+            once = (type_, text, reason, *([str(turn)] if turn else []))
+            self.event(title, message or title, *once, warning=warning)
 
     def event(self, reason: str, message: str, *token: str, warning: bool = False) -> None:
         """Tell the user; the same `token` at the same generation is told once."""
@@ -82,7 +91,7 @@ class Draft(Generic[Status]):
     def remove(self, job: JobView) -> None:
         """Delete a Job with its pods, unless that is under way."""
         if not job.deleting:
-            self.delete.append(Deletion("Job", self.namespace, job.name, job.uid))
+            self.delete.append(Deletion("Job", self.namespace, job.name, job.uid, job.resource_version))
 
     def wake(self, seconds: float) -> None:
         """Look again after `seconds` at the latest."""

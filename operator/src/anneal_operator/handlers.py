@@ -5,6 +5,7 @@ on.event alone is used: it needs no finalizer and writes no annotation, and what
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from anneal_api.profiles import OperatorConfig
 from anneal_operator.pods import OWNER_ANNOTATION
 from anneal_operator.queue import Queue
 from anneal_operator.reconciler import Key, Reconciler
+from anneal_operator.streams import Streams
 
 log = logging.getLogger(__name__)
 RESOURCES = {"FineTuneJob": "finetunejobs", "ModelDeployment": "modeldeployments"}
@@ -41,6 +43,7 @@ class Watch:
         self._queue: Queue[Key] | None = None
         self._task: asyncio.Task[None] | None = None
         self._followers: dict[tuple[str, str], set[Key]] = {}
+        self._streams = Streams((len(RESOURCES) + len(CHILDREN)) * max(1, len(config.namespaces)))
         self._register()
 
     def _register(self) -> None:
@@ -48,7 +51,6 @@ class Watch:
         kopf.on.startup(registry=registry)(self._start)
         kopf.on.cleanup(registry=registry)(self._stop)
         kopf.on.login(registry=registry)(_login)
-        kopf.on.probe(registry=registry, id="queue")(self._alive)
         for kind, plural in RESOURCES.items():
             kopf.on.event(GROUP, VERSION, plural, registry=registry, id=kind)(self._resource)
         for label in OWNERS.values():
@@ -63,8 +65,10 @@ class Watch:
                 )(self._child)
 
     async def _start(self, **_: Any) -> None:
-        self._queue = Queue(self._work, self._reconciler.clock, self._workers)
+        queue = self._queue = Queue(self._work, self._reconciler.clock, self._workers)
+        self._reconciler.metrics.queue_depth = lambda: queue.depth
         self._task = asyncio.create_task(self._queue.run())
+        self._streams.install()
 
     async def _stop(self, **_: Any) -> None:
         if self._task:
@@ -73,13 +77,16 @@ class Watch:
     async def _work(self, key: Key) -> Any:
         return await asyncio.to_thread(self._reconciler.reconcile, key)
 
-    async def _alive(self, **_: Any) -> str:
-        if self._queue is None or self._task is None or self._task.done():
-            raise RuntimeError("the queue does not run")
-        idle = asyncio.get_running_loop().time() - self._queue.last_turn
+    def trouble(self) -> str:
+        """Return why this process is of no use any more; empty when it is."""
+        if self._queue is None or self._task is None:
+            return ""
+        if self._task.done():
+            return "the queue does not run"
+        idle = time.monotonic() - self._queue.last_turn  # which is the loop's clock
         if idle > STALL_SECONDS:
-            raise RuntimeError(f"the queue has not turned for {idle:.0f} s")
-        return "ok"
+            return f"the queue has not turned for {idle:.0f} s"
+        return self._streams.trouble()
 
     async def _resource(self, body: Mapping[str, Any], **_: Any) -> None:
         meta = body["metadata"]
@@ -131,7 +138,7 @@ def _login(**kwargs: Any) -> Any:
     return kopf.login_via_client(**kwargs)
 
 
-def run(watch: Watch, config: OperatorConfig, liveness: str) -> None:
+def run(watch: Watch, config: OperatorConfig) -> None:
     """Run until a signal comes, or a watch cannot go on."""
     log.info("serving %s in %s", API_VERSION, ", ".join(config.namespaces) or "all namespaces")
     kopf.run(
@@ -142,5 +149,4 @@ def run(watch: Watch, config: OperatorConfig, liveness: str) -> None:
         identity="anneal",  # type: ignore[arg-type]
         clusterwide=not config.namespaces,
         namespaces=config.namespaces,
-        liveness_endpoint=liveness,
     )

@@ -12,6 +12,7 @@ class PodView:
     """A pod of a stage."""
 
     name: str
+    uid: str
     job_uid: str
     index: int
     phase: str
@@ -32,6 +33,8 @@ class PodView:
     disruption: str
     """Reason of the DisruptionTarget condition; empty when there is none."""
     labels: dict[str, str]
+    warning: str = ""
+    """What the cluster's newest warning event says of it; only asked for when it does not get on."""
 
     @property
     def over(self) -> bool:
@@ -44,7 +47,9 @@ class JobView:
     """A Job of a stage."""
 
     name: str
+    namespace: str
     uid: str
+    resource_version: str
     stage: str
     attempt: int
     version: str
@@ -56,12 +61,25 @@ class JobView:
     reason: str
     message: str
     deleting: bool
+    completions: int = 1
+    suspended: bool = False
+    """Kueue holds it back, or has taken its place away again."""
+    started: str = ""
+    """When it began; empty while it is held back, and until the Job controller has noticed that it no longer is."""
     pods: list[PodView] = field(default_factory=list)
+    warning: str = ""
+    """What the cluster's newest warning event says of it; only asked for when it does not get on."""
 
     @property
     def active(self) -> bool:
         """Whether the Job may still run pods."""
         return not self.succeeded and not self.failed
+
+    @property
+    def up(self) -> int:
+        """How many of its pods run, or have done their work."""
+        running = (pod.phase in ("Running", "Succeeded") and not pod.waiting_reason for pod in self.pods)
+        return sum(running)
 
 
 @dataclass(frozen=True)
@@ -119,9 +137,12 @@ def job_view(job: Object, pods: list[PodView]) -> JobView:
     done, failed = _condition(status, "Complete"), _condition(status, "Failed")
     failing = failed or _condition(status, "FailureTarget")
     end = done or failing or {}
+    held = _condition(status, "Suspended")
     return JobView(
         name=meta["name"],
+        namespace=meta.get("namespace", ""),
         uid=meta["uid"],
+        resource_version=meta.get("resourceVersion", ""),
         stage=labels.get(LABEL_STAGE, ""),
         attempt=int(labels.get(LABEL_ATTEMPT, "0")),
         version=labels.get(LABEL_VERSION, ""),
@@ -132,6 +153,9 @@ def job_view(job: Object, pods: list[PodView]) -> JobView:
         reason=end.get("reason", ""),
         message=end.get("message", ""),
         deleting="deletionTimestamp" in meta,
+        completions=job.get("spec", {}).get("completions", 1),
+        suspended=bool(job.get("spec", {}).get("suspend")),
+        started=status.get("startTime") or ("" if held else meta.get("creationTimestamp", "")),
         pods=[pod for pod in pods if pod.job_uid == meta["uid"]],
     )
 
@@ -146,6 +170,7 @@ def pod_view(pod: Object) -> PodView:
     annotations = meta.get("annotations", {})
     return PodView(
         name=meta["name"],
+        uid=meta.get("uid", ""),
         job_uid=_job_uid(meta),
         index=int(annotations.get("batch.kubernetes.io/job-completion-index", "0")),
         phase=status.get("phase", "Pending"),

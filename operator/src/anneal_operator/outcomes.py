@@ -1,5 +1,7 @@
 """What became of a stage, read off its pods: the outcome a stage wrote, or the kubelet's word for its end."""
 
+from collections.abc import Collection
+
 from pydantic import ValidationError
 
 from anneal_api.outcome import EXIT_CONFIG, EXIT_TRY_AGAIN, Outcome
@@ -22,19 +24,33 @@ def of_failure(job: JobView) -> Outcome:
     return of_pod(pod)
 
 
-def culprit(job: JobView) -> PodView | None:
-    """Return the pod to blame: a wrong configuration first, then a disruption, then the earliest own failure."""
-    failed = [p for p in job.pods if p.exit_code not in (None, 0) or p.disruption or p.phase == "Failed"]
-    return min(failed, key=_blame, default=None)
+def culprit(job: JobView, lost: Collection[str] = ()) -> PodView | None:
+    """Return the pod to blame: a wrong configuration first, then a node that is `lost`, a disruption, a pod that
+    somebody deleted, and then the earliest failure of its own."""
+    failed = [p for p in job.pods if _ended_badly(p) or _deleted(job, p) or p.node in lost]
+    return min(failed, key=lambda pod: _blame(job, pod, lost), default=None)
 
 
-def _blame(pod: PodView) -> tuple[int, str, int]:
+def _ended_badly(pod: PodView) -> bool:
+    return pod.exit_code not in (None, 0) or bool(pod.disruption) or pod.phase == "Failed"
+
+
+def _deleted(job: JobView, pod: PodView) -> bool:
+    """Whether somebody takes a pod away; of a Job that has failed or is held back its controller does."""
+    return pod.deleting and not pod.over and job.active and not job.deleting and not job.suspended
+
+
+def _blame(job: JobView, pod: PodView, lost: Collection[str]) -> tuple[int, str, int]:
     if pod.exit_code == EXIT_CONFIG:
         rank = 0
-    elif pod.disruption:
+    elif pod.node in lost and not pod.over:
         rank = 1
+    elif pod.disruption:
+        rank = 2
+    elif _deleted(job, pod):
+        rank = 3
     else:
-        rank = 3 if pod.exit_code == EXIT_TRY_AGAIN else 2
+        rank = 5 if pod.exit_code == EXIT_TRY_AGAIN else 4
     # Of several tries of one pod the last one tells most; of several pods of a group the first to fail.
     return rank, pod.finished or LAST, pod.index
 
@@ -50,6 +66,9 @@ def of_pod(pod: PodView) -> Outcome:
             reason=pod.disruption,
             message=f"pod {pod.name} was ended on node {pod.node or 'unknown'}",
         )
+    if pod.exit_code is None and pod.deleting:
+        text = f"pod {pod.name} on node {pod.node or 'unknown'} was deleted, and not by this operator"
+        return Outcome(verdict="Retry", reason="PodDeleted", message=text)
     verdict = {EXIT_CONFIG: "Refused", EXIT_TRY_AGAIN: "Retry"}.get(pod.exit_code or 0, "Failed")
     reason = pod.exit_reason if pod.exit_reason.isalnum() and pod.exit_reason != "Error" else "PodFailed"
     said = f": {pod.message[:1000]}" if pod.message else ""

@@ -7,6 +7,7 @@ error is tried again with growing delays; events do not cut a delay short, or a 
 import asyncio
 import heapq
 import logging
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -40,6 +41,12 @@ class Queue(Generic[K]):
             self._again.add(key)
         elif key not in self._failures or delay > 0:
             self._plan(key, self._time() + delay)
+
+    @property
+    def depth(self) -> int:
+        """How many keys are due and wait for a worker; may be asked from any thread."""
+        now = time.monotonic()  # which is the loop's clock
+        return sum(due <= now for due in list(self._due.values()))
 
     def _plan(self, key: K, due: float) -> None:
         if key in self._due and self._due[key] <= due:

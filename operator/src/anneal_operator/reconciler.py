@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from anneal_api.profiles import OperatorConfig
-from anneal_operator import naming
+from anneal_operator import accounts, naming
 from anneal_operator.carry_out import LookAgain, NameTakenError, carry_out, event_object
 from anneal_operator.cluster.errors import AlreadyExists, ApiError
 from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Decision, Event, Object
 from anneal_operator.finetunejob.decide import decide as decide_finetunejob
 from anneal_operator.finetunejob.gather import Gatherer as FineTuneJobs
+from anneal_operator.metrics import Metrics
 from anneal_operator.modeldeployment.decide import decide as decide_modeldeployment
 from anneal_operator.modeldeployment.gather import Gatherer as ModelDeployments
 
@@ -43,17 +44,24 @@ class Reconciler:
         pods: Pods,
         config: OperatorConfig,
         clock: Callable[[], datetime] = utc_now,
+        metrics: Metrics | None = None,
     ) -> None:
         self._cluster = cluster
         self._config = config
         self.clock = clock
+        self.metrics = metrics or Metrics()
         self._jobs = FineTuneJobs(cluster, pods)
         self._deployments = ModelDeployments(cluster, pods)
 
     def reconcile(self, key: Key) -> datetime | None:
         """Bring one resource a step further; return when to look again, None when only an event can tell."""
+        with self.metrics.look(key.kind):
+            return self._reconcile(key)
+
+    def _reconcile(self, key: Key) -> datetime | None:
         resource = self._cluster.get(key.kind, key.namespace, key.name)
         if resource is None:
+            self.metrics.forget("anneal_goodput_ratio", namespace=key.namespace, name=key.name)
             return None
         now = self.clock()
         decision = self._decide(resource, now)
@@ -65,6 +73,8 @@ class Reconciler:
         except (ApiError, NameTakenError) as error:
             self._report(resource, error, now)
             raise
+        if decision.status is not None and key.kind == "FineTuneJob":
+            accounts.follow(self.metrics, resource, decision.status, now)
         return decision.requeue_at
 
     def _decide(self, resource: Object, now: datetime) -> Decision:

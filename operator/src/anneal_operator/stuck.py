@@ -23,13 +23,36 @@ class Stuck:
 
 def diagnose(job: JobView, now: datetime) -> Stuck | None:
     """Return why a Job does not get on, or None when nothing is known to be wrong."""
-    if not job.pods and times.seconds_since(job.created, now) > PATIENCE:
-        return Stuck(
-            "PodsNotCreated",
-            f"no pod of Job {job.name} exists after {PATIENCE:.0f} s; a quota or an admission policy of the "
-            f"namespace may forbid it: kubectl describe job {job.name}",
-        )
+    if without_pods(job, now):
+        return _without_pods(job)
     return next((found for pod in job.pods if (found := diagnose_pod(pod, now))), None)
+
+
+def without_pods(job: JobView, now: datetime) -> bool:
+    """Whether a Job should have pods by now and lacks some."""
+    waited = times.seconds_since(job.started, now) if job.started else 0.0
+    return not job.suspended and len(job.pods) < job.completions and waited > PATIENCE
+
+
+def slow(pod: PodView, now: datetime) -> bool:
+    """Whether a pod has a node and should have started there by now."""
+    starting = pod.phase == "Pending" and bool(pod.node) and bool(pod.created)
+    return starting and times.seconds_since(pod.created, now) > PATIENCE
+
+
+def _without_pods(job: JobView) -> Stuck:
+    quota = re.search(r"exceeded quota: (\S+?), (.*)", job.warning)
+    if quota:
+        text = (
+            f"ResourceQuota {quota[1]} of the namespace leaves no room for pods of Job {job.name}: {quota[2]}"
+        )
+        return Stuck("QuotaExceeded", f"{text}; raise it, or wait until others are done")
+    said = f": {job.warning}" if job.warning else "; a quota or an admission policy may forbid them"
+    return Stuck(
+        "PodsNotCreated",
+        f"{len(job.pods)} of {job.completions} pods of Job {job.name} exist after {PATIENCE:.0f} s{said} "
+        f"(kubectl describe job {job.name})",
+    )
 
 
 def diagnose_pod(pod: PodView, now: datetime) -> Stuck | None:
@@ -37,18 +60,19 @@ def diagnose_pod(pod: PodView, now: datetime) -> Stuck | None:
     if pod.over or (pod.phase == "Running" and not pod.waiting_reason):
         return None
     if pod.waiting_reason in IMAGE_REASONS:
-        return Stuck("ImagePullFailed", f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}")
+        text = f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}"
+        return Stuck("ImagePullFailed", f"{text}; check the image's name and the profile's imagePullSecrets")
     if pod.waiting_reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return _container_error(pod)
     if pod.waiting_reason == "CrashLoopBackOff":
         return Stuck("CrashLoop", f"pod {pod.name} ends again and again: kubectl logs {pod.name} --previous")
     if pod.unschedulable:
         return _unschedulable(pod)
-    if pod.node and pod.created and times.seconds_since(pod.created, now) > PATIENCE:
+    if slow(pod, now):
+        said = pod.warning or f"{pod.waiting_reason or pod.phase}; its volumes may not be mountable"
         return Stuck(
             "PodNotStarting",
-            f"pod {pod.name} on node {pod.node} has not started: {pod.waiting_reason or pod.phase}; its volumes "
-            f"may not be mountable: kubectl describe pod {pod.name}",
+            f"pod {pod.name} on node {pod.node} has not started: {said} (kubectl describe pod {pod.name})",
         )
     return None
 
@@ -73,5 +97,6 @@ def _unschedulable(pod: PodView) -> Stuck:
             f"pvc:// address",
         )
     if "unbound immediate PersistentVolumeClaims" in pod.unschedulable:
-        return Stuck("ClaimUnbound", f"pod {pod.name}: {pod.unschedulable}")
+        text = f"pod {pod.name}: {pod.unschedulable}; see kubectl get pvc: the claim waits for a volume"
+        return Stuck("ClaimUnbound", text)
     return Stuck("Unschedulable", f"pod {pod.name}: {pod.unschedulable}")

@@ -22,7 +22,10 @@ def test_defaults_pass() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"queueName": "q"}, "spec.queueName: 'q' is not implemented yet; remove the field"),
+        (
+            {"evaluation": {"suites": ["s"]}},
+            "spec.evaluation.suites: ['s'] is not implemented yet; remove the field",
+        ),
         ({"data": {"dedup": "near"}}, "spec.data.dedup: 'near' is not implemented yet; remove the field"),
     ],
 )

@@ -25,12 +25,12 @@ class Player:
     def play(self) -> None:
         """Let every Job start, and end if its script says so; let every Deployment become ready."""
         for obj in list(self.server.objects.values()):
-            if obj["kind"] == "Job" and not _over(obj):
+            if obj["kind"] == "Job" and not _over(obj) and not obj["spec"].get("suspend"):
                 self._start(obj)
                 self._end(obj)
             if obj["kind"] == "Deployment":
                 self._deploy(obj)
-        self._collect()
+        self.server.collect()
 
     def pods(self, job: Object) -> list[Object]:
         uid = job["metadata"]["uid"]
@@ -39,13 +39,6 @@ class Player:
             for o in self.server.objects.values()
             if o["kind"] == "Pod" and any(r["uid"] == uid for r in o["metadata"]["ownerReferences"])
         ]
-
-    def _collect(self) -> None:
-        """Remove pods whose Job went between two looks (what background deletion does)."""
-        uids = {o["metadata"]["uid"] for o in self.server.objects.values()}
-        for pod in [o for o in self.server.objects.values() if o["kind"] == "Pod"]:
-            if not any(r["uid"] in uids for r in pod["metadata"]["ownerReferences"]):
-                self.server.remove("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _start(self, job: Object) -> None:
         if self.pods(job):
@@ -71,7 +64,7 @@ class Player:
                     {"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
                 ],
             },
-            "spec": {**template["spec"], "nodeName": f"node-{index}"},
+            "spec": {**template["spec"], "nodeName": _nodes(template["spec"])[index]},
             "status": {
                 "phase": "Running",
                 "podIP": f"10.0.0.{index + 1}",
@@ -80,7 +73,7 @@ class Player:
         }
 
     def _end(self, job: Object) -> None:
-        stage = job["metadata"]["labels"][LABEL_STAGE]
+        stage = _labels(job)[LABEL_STAGE]
         script = self.scripts[stage]
         outcome = script.pop(0) if script else self.default.get(stage)
         if outcome is not None:
@@ -88,8 +81,8 @@ class Player:
 
     def end(self, job: Object, outcome: Outcome) -> None:
         """End a Job with one outcome of its first pod."""
-        meta = job["metadata"]
-        self.played.append((meta["labels"][LABEL_STAGE], meta["labels"].get(LABEL_ATTEMPT, "")))
+        meta, labels = job["metadata"], _labels(job)
+        self.played.append((labels[LABEL_STAGE], labels.get(LABEL_ATTEMPT, "")))
         code = EXIT_CODES[outcome.verdict]
         for pod in self.pods(job):
             self._end_pod(pod, code, outcome.model_dump_json(by_alias=True, exclude_none=True))
@@ -125,6 +118,19 @@ class Player:
         }
         if deployment.get("status") != status:
             self.server.set_status("Deployment", meta["namespace"], meta["name"], status)
+
+
+def _labels(job: Object) -> dict[str, str]:
+    """Return the labels of a Job's pods: nobody has touched them."""
+    return dict(job["spec"]["template"]["metadata"]["labels"])
+
+
+def _nodes(pod: Object) -> list[str]:
+    """Return the nodes a scheduler could choose for pods that want a node each."""
+    affinity = pod.get("affinity", {}).get("nodeAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
+    avoided = {name for term in terms for e in term["matchExpressions"] for name in e["values"]}
+    return [name for name in (f"node-{n}" for n in range(40)) if name not in avoided]
 
 
 def _over(job: Object) -> bool:

@@ -47,7 +47,7 @@ def serving_site(**fields: object) -> serving.Site:
 def all_templates() -> list[tuple[str, dict]]:
     tune, serve = tuning_site(), serving_site()
     made = [tuning.stage(tune, f"j-{s}", s) for s in ("inspect", "prepare", "evaluate", "export")]
-    made += [tuning.artifact_deletion(tune, "j-delete"), tuning.train_job(tune, 1)]
+    made += [tuning.artifact_deletion(tune, "j-delete"), tuning.train_job(tune, 1, 2)]
     made += [serving.stage(serve, f"j-{s}", s) for s in ("inspect", "quantize", "engine", "gate")]
     made += [serving.replicas(serve, 1)]
     made += [
@@ -91,7 +91,7 @@ def environment(template: dict) -> dict[str, str]:
 
 def test_the_training_group_is_whole_or_not_at_all() -> None:
     site = tuning_site(workers={"nodes": 3, "acceleratorsPerNode": 8})
-    job = tuning.train_job(site, 2)
+    job = tuning.train_job(site, 2, 3)
     spec = job["spec"]
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
     assert spec["backoffLimit"] == 0
@@ -114,9 +114,30 @@ def test_the_training_group_is_whole_or_not_at_all() -> None:
     assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
 
 
+def test_nodes_to_avoid_are_an_anti_affinity_of_the_attempt() -> None:
+    pod = tuning.train_job(tuning_site(), 2, 2, ["node-1", "node-7"])["spec"]["template"]["spec"]
+    required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert required["nodeSelectorTerms"] == [
+        {
+            "matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["node-1", "node-7"]}
+            ]
+        }
+    ]
+    plain = tuning.train_job(tuning_site(), 2, 2)["spec"]["template"]["spec"]
+    assert "nodeAffinity" not in plain["affinity"]
+
+
+def test_the_flight_recorder_is_on_and_names_its_files() -> None:
+    env = environment(tuning.train_job(tuning_site(), 1, 2)["spec"]["template"])
+    assert int(env["TORCH_FR_BUFFER_SIZE"]) > 0
+    assert env["TORCH_FR_DUMP_TEMP_FILE"].startswith("/tmp/")
+    assert env["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"] != env["TORCH_FR_DUMP_TEMP_FILE"]
+
+
 def test_the_service_selects_the_groups_pods_before_they_are_ready() -> None:
     site = tuning_site()
-    service, job = tuning.train_service(site), tuning.train_job(site, 1)
+    service, job = tuning.train_service(site), tuning.train_job(site, 1, 2)
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
     selector = service["spec"]["selector"].items()

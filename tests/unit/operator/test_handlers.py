@@ -1,12 +1,13 @@
 """Which resource an event is about, and that kopf is told to write nothing."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from world import CONFIG, NAMESPACE, World, finetunejob, modeldeployment
 
 from anneal_api.profiles import OperatorConfig
-from anneal_operator.handlers import Watch, settings
+from anneal_operator.handlers import STALL_SECONDS, Watch, settings
 from anneal_operator.pods import OWNER_ANNOTATION
 from anneal_operator.reconciler import Key
 
@@ -65,6 +66,18 @@ def test_kopf_writes_nothing_and_scans_nothing() -> None:
     assert len(watch.registry._watching.get_all_handlers()) == 10
 
 
-async def test_the_probe_fails_without_a_queue() -> None:
-    with pytest.raises(RuntimeError, match="does not run"):
-        await Recorder(CONFIG)._alive()
+async def test_the_probe_tells_of_a_queue_that_ended_and_of_one_that_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anneal_operator.streams.watching.watch_objs", None)
+    watch = Watch(World().operator, CONFIG)
+    assert watch.trouble() == ""
+    await watch._start()
+    assert watch.trouble() == ""
+    assert watch._queue is not None
+    watch._queue.last_turn -= STALL_SECONDS + 1
+    assert "has not turned" in watch.trouble()
+    assert watch._task is not None
+    watch._task.cancel()
+    await asyncio.gather(watch._task, return_exceptions=True)
+    assert watch.trouble() == "the queue does not run"

@@ -7,11 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import CONFIG, gated, modeldeployment
 
-from anneal_api.finetunejob import Attempt, FineTuneJobStatus
 from anneal_api.modeldeployment import Gate, ModelDeploymentSpec
-from anneal_api.outcome import Outcome
 from anneal_operator import carry_out, conditions, naming, observed, outcomes, stuck, times, uris
-from anneal_operator.finetunejob import faults
 from anneal_operator.modeldeployment import autoscale, gate
 from anneal_operator.modeldeployment.autoscale import Load
 
@@ -55,43 +52,6 @@ def test_a_measurement_at_the_limit_passes_and_nan_does_not() -> None:
     assert gate.beyond(Gate(), gate.figures(gated(kl=0.1, increase=0.1))) == ""
     assert "maxLogitKL" in gate.beyond(Gate(), gate.figures(gated(kl=float("nan"))))
     assert "maxPerplexityIncrease" in gate.beyond(Gate(), gate.figures(gated(increase=0.11)))
-
-
-def outcome(verdict: str, reason: str = "R") -> Outcome:
-    return Outcome.model_validate({"verdict": verdict, "reason": reason, "message": "m"})
-
-
-@pytest.mark.parametrize(
-    ("end", "used", "fatal", "after"),
-    [
-        (outcome("Refused"), 0, True, 0),
-        (outcome("Failed"), 2, False, 3),
-        (outcome("Failed"), 3, True, 3),
-        (outcome("Retry"), 0, False, 1),
-        (outcome("Retry", "PreemptionByScheduler"), 3, False, 3),
-        (outcome("Retry", "StartTimeout"), 3, False, 3),
-        (outcome("Refused", "StartTimeout"), 0, True, 0),
-    ],
-)
-def test_judgement_of_an_end(end: Outcome, used: int, fatal: bool, after: int) -> None:
-    verdict = faults.judge(end, used, 3)
-    assert (verdict.fatal, verdict.restarts) == (fatal, after)
-
-
-def ended(number: int, seconds: int, reason: str = "Broken") -> Attempt:
-    end = NOW + timedelta(seconds=seconds)
-    return Attempt(number=number, started=times.stamp(NOW), ended=times.stamp(end), reason=reason)
-
-
-def test_delays_grow_and_start_anew_after_a_healthy_attempt() -> None:
-    def delay(*attempts: Attempt) -> float:
-        return faults.delay(FineTuneJobStatus(attempts=list(attempts)), "u")
-
-    assert 5 <= delay(ended(1, 9)) <= 6
-    assert 20 <= delay(ended(1, 9), ended(2, 9), ended(3, 9)) <= 24
-    assert 5 <= delay(ended(1, 9), ended(2, 9), ended(3, 3600)) <= 6
-    assert delay(*[ended(n, 9) for n in range(1, 20)]) <= 360
-    assert delay(ended(1, 9, "Suspended")) == 0
 
 
 def pod(**fields: object) -> observed.PodView:

@@ -115,3 +115,18 @@ async def test_errors_are_tried_again_later_and_events_do_not_hasten_it(
         queue.add("a")
         await asyncio.sleep(0.03)
         assert len(seen) == count + 1
+
+
+async def test_depth_is_what_is_due_and_waits_not_what_comes_later() -> None:
+    release = asyncio.Event()
+
+    async def work(key: str) -> None:
+        await release.wait()
+
+    async with running(work, workers=1) as queue:
+        queue.add("busy")
+        await asyncio.sleep(0.01)
+        queue.add("waits")
+        queue.add("later", delay=60)
+        assert await asyncio.to_thread(lambda: queue.depth) == 1
+        release.set()

@@ -1,67 +1,14 @@
 """The REST client and the pulls, against a real HTTP server that records what it is asked."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
+from recorder import JOBS, Server
 
 from anneal_operator.cluster import errors, pull
 from anneal_operator.cluster.rest import RestCluster
-
-Recorded = tuple[str, str, str, dict]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers what a test has put under a method and path."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[tuple[str, str], tuple[int, object]] = {}
-        self.next_pages: dict[tuple[str, str], tuple[int, object]] = {}
-        self.asked: list[Recorded] = []
-
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def answer(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(length) or b"{}")
-        self.server.asked.append((self.command, self.path, self.headers.get("Content-Type", ""), body))
-        key = (self.command, self.path.split("?")[0])
-        pages = self.server.next_pages if "continue=" in self.path else self.server.answers
-        status, value = pages.get(key, (404, {}))
-        data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
 
 
 @pytest.fixture
@@ -73,7 +20,6 @@ def cluster(server: Server) -> Iterator[RestCluster]:
 
 
 JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "n"}}
-JOBS = "/apis/batch/v1/namespaces/n/jobs"
 
 
 def test_get_returns_none_for_what_is_not_there(server: Server, cluster: RestCluster) -> None:
@@ -152,3 +98,16 @@ def test_a_pods_answer_is_bounded_and_optional(server: Server) -> None:
     assert pods.get("127.0.0.1", server.port, "/long") is None
     assert pods.get("127.0.0.1", server.port, "/bad") is None
     assert pods.get("127.0.0.1", 1, "/short") is None
+
+
+def test_a_server_that_is_away_is_an_error_of_its_own(server: Server) -> None:
+    client = ApiClient(Configuration(host="http://127.0.0.1:1"))
+    with pytest.raises(errors.ApiError, match="Unreachable"):
+        RestCluster(client).get("Job", "n", "j")
+
+
+def test_replace_carries_the_version(server: Server, cluster: RestCluster) -> None:
+    server.answers["PUT", f"{JOBS}/j"] = (200, JOB)
+    versioned = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "7"}}
+    assert cluster.replace(versioned) == JOB
+    assert server.asked[0][3] == versioned

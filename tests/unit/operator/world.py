@@ -178,6 +178,7 @@ class World:
             self.operator.reconcile(self.key(kind, name))
         except Stopped:
             self.restart()
+        self.server.collect()
 
     def run(
         self,

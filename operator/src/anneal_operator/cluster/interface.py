@@ -9,10 +9,10 @@ class Cluster(Protocol):
     """Plain objects in and out; every method may raise ApiError."""
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """Return an object as it is now, or None."""
+        """Return an object as it is now, or None; the namespace of a Node is empty."""
 
-    def select(self, kind: str, namespace: str | None, selector: str = "") -> list[Object]:
-        """Return all objects that a label selector matches."""
+    def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
+        """Return all objects that a label selector, and a field selector where one is given, match."""
 
     def create(self, obj: Object) -> Object:
         """Make an object; raises AlreadyExists."""
@@ -20,8 +20,9 @@ class Cluster(Protocol):
     def apply(self, obj: Object) -> Object:
         """Make an object or take over the given fields of it (server-side apply)."""
 
-    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Remove an object and, in the background, what it owns; raises Conflict if its UID is another."""
+    def delete(self, kind: str, namespace: str, name: str, uid: str, version: str = "") -> None:
+        """Remove an object and, in the background, what it owns; raises Conflict if its UID is another, or its
+        resourceVersion where one is given."""
 
     def update_status(self, obj: Object) -> Object:
         """Write the whole status; raises Conflict if the object is no longer at that resourceVersion."""

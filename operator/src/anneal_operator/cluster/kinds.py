@@ -14,8 +14,11 @@ KINDS: dict[str, tuple[str, str]] = {
     "Deployment": ("apps/v1", "deployments"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "Lease": ("coordination.k8s.io/v1", "leases"),
+    "Node": ("v1", "nodes"),
+    "Workload": ("kueue.x-k8s.io/v1beta1", "workloads"),
 }
-"""Kind to API version and plural."""
+"""Kind to API version and plural; a Workload is Kueue's."""
 
 
 def path(kind: str, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:

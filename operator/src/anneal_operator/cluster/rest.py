@@ -1,18 +1,29 @@
 """The API server by HTTP: one client, raw JSON, so no object is built only to be taken apart again."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from kubernetes import config as kubernetes_config
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
+from urllib3.exceptions import HTTPError
 
 from anneal_operator.cluster import errors, kinds
 from anneal_operator.decision import Object
 
 FIELD_MANAGER = "anneal"
-TIMEOUT = (5.0, 30.0)
+Timeout = tuple[float, float]
 """Seconds to connect, and to answer."""
+READ_TIMEOUT = (5.0, 30.0)
+WRITE_TIMEOUT = (2.0, 8.0)
+"""Together no more than the margin of the Lease that lets us write."""
+LEASE_TIMEOUT = (2.0, 3.0)
+Request = tuple[str, str, dict[str, str], str | None, list[str]]
+"""Method, URL, headers, body, form."""
+Fence = Callable[[], AbstractContextManager[None]]
+"""Around every write; may refuse it."""
 PAGE = 500
 CONNECTIONS = 16
 
@@ -20,19 +31,23 @@ CONNECTIONS = 16
 class RestCluster:
     """A cluster behind an API server; may be used from many threads."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, fence: Fence = nullcontext, timeout: Timeout | None = None) -> None:
         self._client = client
+        self._fence = fence
+        self._read, self._write = timeout or READ_TIMEOUT, timeout or WRITE_TIMEOUT
 
     @classmethod
-    def connect(cls) -> "RestCluster":
+    def connect(cls, fence: Fence = nullcontext, timeout: Timeout | None = None) -> "RestCluster":
         """Return the cluster of this pod's service account, or of the kubeconfig."""
         configuration = Configuration()
         configuration.connection_pool_maxsize = CONNECTIONS
+        # What the library tried again by itself would pass no fence.
+        configuration.retries = False
         try:
             kubernetes_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except kubernetes_config.ConfigException:
             kubernetes_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return cls(ApiClient(configuration))
+        return cls(ApiClient(configuration), fence, timeout)
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         try:
@@ -40,8 +55,8 @@ class RestCluster:
         except errors.NotFound:
             return None
 
-    def select(self, kind: str, namespace: str | None, selector: str = "") -> list[Object]:
-        query: dict[str, Any] = {"labelSelector": selector, "limit": PAGE}
+    def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
+        query: dict[str, Any] = {"labelSelector": selector, "fieldSelector": fields, "limit": PAGE}
         found: list[Object] = []
         while True:
             page = self._call("GET", kinds.path(kind, namespace), query)
@@ -60,8 +75,9 @@ class RestCluster:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return self._call("PATCH", url, query, obj, "application/apply-patch+yaml")
 
-    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    def delete(self, kind: str, namespace: str, name: str, uid: str, version: str = "") -> None:
+        guard = {"uid": uid, "resourceVersion": version} if version else {"uid": uid}
+        options = {"propagationPolicy": "Background", "preconditions": guard}
         try:
             self._call("DELETE", kinds.path(kind, namespace, name), {}, options)
         except errors.NotFound:
@@ -71,6 +87,11 @@ class RestCluster:
         meta = obj["metadata"]
         url = kinds.path(obj["kind"], meta["namespace"], meta["name"], "status")
         return self._call("PUT", url, {"fieldManager": FIELD_MANAGER}, obj)
+
+    def replace(self, obj: Object) -> Object:
+        """Write the whole object; raises Conflict if it is no longer at that resourceVersion."""
+        meta = obj["metadata"]
+        return self._call("PUT", kinds.path(obj["kind"], meta["namespace"], meta["name"]), {}, obj)
 
     def set_finalizers(self, obj: Object, finalizers: list[str]) -> Object:
         meta = obj["metadata"]
@@ -99,11 +120,19 @@ class RestCluster:
         request = self._client.param_serialize(
             method, path, query_params=shown, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
-        answer = self._client.call_api(*request, _request_timeout=TIMEOUT)
-        data: bytes = answer.read()  # type: ignore[no-untyped-call]
-        if answer.status < 300:
+        fence, timeout = (nullcontext, self._read) if method == "GET" else (self._fence, self._write)
+        with fence():
+            status, data = self._send(request, timeout)
+        if status < 300:
             return dict(json.loads(data))
-        raise _error(answer.status, data)
+        raise _error(status, data)
+
+    def _send(self, request: Request, timeout: Timeout) -> tuple[int, bytes]:
+        try:
+            answer = self._client.call_api(*request, _request_timeout=timeout)
+            return answer.status, bytes(answer.read())  # type: ignore[no-untyped-call]
+        except HTTPError as error:
+            raise errors.ApiError(0, "Unreachable", str(error)) from error
 
 
 def _error(status: int, data: bytes) -> errors.ApiError:

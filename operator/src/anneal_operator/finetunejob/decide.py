@@ -17,6 +17,7 @@ from anneal_operator.finetunejob import (
     inspection,
     pipeline,
     resources,
+    retry,
     status,
     suspend,
 )
@@ -46,6 +47,7 @@ def _live(
     draft: Draft[FineTuneJobStatus], observed: Observed, spec: FineTuneJobSpec, config: OperatorConfig
 ) -> None:
     draft.protect(spec.output.deletion_policy == "Delete")
+    retry.heed(draft)
     if finish.is_finished(draft.status):
         finish.clean_up(draft, observed, spec)
         return
@@ -54,6 +56,8 @@ def _live(
         finish.clean_up(draft, observed, spec)
         return
     deadline.start(draft, spec)
+    if retry.clears(draft, observed):
+        return
     plan = observed.plan
     if plan is None:
         inspection.inspect(draft, observed, spec, config)

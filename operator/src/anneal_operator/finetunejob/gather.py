@@ -1,18 +1,25 @@
 """Reads what a FineTuneJob's decision looks at."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from anneal_api.base import LABEL_JOB
+from anneal_api.finetunejob import Workers
 from anneal_api.runs import PROGRESS_PORT, Progress
 from anneal_operator import times
 from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Object
+from anneal_operator.finetunejob import attempts, finish, kueue, reconsider
 from anneal_operator.finetunejob.observe import Observed
-from anneal_operator.finetunejob.training import PROGRESS_SECONDS
-from anneal_operator.gathering import read_children
-from anneal_operator.observed import Children
+from anneal_operator.finetunejob.running import PROGRESS_SECONDS
+from anneal_operator.gathering import complain, optional, read_children
+from anneal_operator.nodes import NodeView, node_view
+from anneal_operator.observed import Children, PodView, owned
+
+MANY_NODES = 8
+"""From so many on one list is cheaper than reading each."""
 
 
 class Gatherer:
@@ -25,8 +32,66 @@ class Gatherer:
 
     def gather(self, resource: Object, now: datetime) -> Observed:
         """Return the FineTuneJob as it is now."""
-        found = read_children(self._cluster, resource, LABEL_JOB)
-        return Observed(resource, found, self._progress(resource["metadata"]["uid"], found, now))
+        found = complain(self._cluster, read_children(self._cluster, resource, LABEL_JOB), now)
+        found = self._with_plan(resource, found)
+        seen = Observed(resource, found, self._progress(resource["metadata"]["uid"], found, now))
+        if seen.plan is None or finish.is_finished(seen.status):
+            return seen
+        return replace(
+            seen,
+            nodes=self._nodes(seen, now),
+            pool=self._pool(seen, seen.plan.run.spec.workers),
+            workloads=self._workloads(seen),
+        )
+
+    def _with_plan(self, resource: Object, found: Children) -> Children:
+        """Return the children with the plan of a planned run, even if its labels are gone: never plan twice."""
+        meta, name = resource["metadata"], Observed(resource, found).plan_name
+        if name in found.config_maps or not resource.get("status", {}).get("run"):
+            return found
+        live = self._cluster.get("ConfigMap", meta["namespace"], name)
+        if live is None or not owned(live, meta["uid"]):
+            return found
+        return replace(found, config_maps={**found.config_maps, name: live["data"]})
+
+    def _nodes(self, seen: Observed, now: datetime) -> dict[str, NodeView]:
+        """Return the nodes of the group's pods that are in trouble: most looks at a job read none."""
+        current = attempts.current(seen.status)
+        groups = [j for j in seen.children.of_stage("train") if current and j.attempt == current.number]
+        names = {pod.node for job in groups for pod in job.pods if pod.node and _troubled(pod)}
+        doubtful = reconsider.doubtful(seen.status, now)
+        names |= {doubtful.node} if doubtful else set()
+        if len(names) > MANY_NODES:
+            return {node.name: node for node in self._list(seen) or () if node.name in names}
+        read = [optional(self._cluster.get, "Node", "", name) for name in sorted(names)]
+        return {node["metadata"]["name"]: node_view(node) for node in read if node}
+
+    def _pool(self, seen: Observed, workers: Workers) -> list[NodeView] | None:
+        """Return the nodes a group may run on, when a decision about its size or its nodes may be near."""
+        status = seen.status
+        current = attempts.current(status)
+        starts = current is None or not current.training
+        shrunk = (status.nodes or workers.nodes) < workers.nodes
+        if not shrunk and not (starts and (status.avoided or workers.min_nodes)):
+            return None
+        return self._list(seen)
+
+    def _list(self, seen: Observed) -> list[NodeView] | None:
+        labels = seen.plan.run.accelerator.node_selector if seen.plan else {}
+        selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+        found = optional(self._cluster.select, "Node", None, selector)
+        # An empty pool may be one that grows on demand: nothing can be said of its room.
+        return [node_view(node) for node in found] if found else None
+
+    def _workloads(self, seen: Observed) -> list[Object]:
+        """Return what Kueue keeps of a training Job that it holds back."""
+        held = [job for job in seen.children.of_stage("train") if job.suspended and job.active]
+        if not held:
+            return []
+        selector = f"{kueue.LABEL_JOB_UID}={held[-1].uid}"
+        return (
+            optional(self._cluster.select, "Workload", seen.resource["metadata"]["namespace"], selector) or []
+        )
 
     def _progress(self, uid: str, found: Children, now: datetime) -> Progress | None:
         active = [job for job in found.of_stage("train") if job.active and not job.deleting]
@@ -42,6 +107,11 @@ class Gatherer:
         self._asked[uid] = now
         answer = self._pods.get(first[0].address, PROGRESS_PORT, "/progress")
         return _parse(answer) if answer else None
+
+
+def _troubled(pod: PodView) -> bool:
+    silent = pod.phase == "Running" and not pod.ready
+    return bool(pod.disruption or pod.deleting or pod.exit_code or silent)
 
 
 def _parse(answer: str) -> Progress | None:

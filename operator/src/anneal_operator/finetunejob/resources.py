@@ -1,5 +1,6 @@
 """Builders of a FineTuneJob's children; every one is a function of the run and nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anneal_api.artifacts import canonical
@@ -10,12 +11,15 @@ from anneal_api.runs import (
     ENV_ATTEMPT,
     ENV_NODES,
     ENV_RENDEZVOUS,
+    FLIGHT_PIPE,
+    FLIGHT_RECORD,
     PROGRESS_PORT,
     RENDEZVOUS_PORT,
     FineTuneRun,
 )
 from anneal_operator import naming, objects, plan, pods, uris
 from anneal_operator.decision import Object
+from anneal_operator.finetunejob import kueue
 
 REQUESTS = {
     "inspect": {"cpu": "100m", "memory": "256Mi"},
@@ -28,8 +32,19 @@ REQUESTS = {
 """What a stage's pod asks for unless the accelerator's overlay says otherwise; none has a CPU limit."""
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Set on every pod by the Job controller."""
+HOSTNAME_LABEL = "kubernetes.io/hostname"
 TRAIN_GRACE = 120
 """Seconds a training group gets to save a checkpoint."""
+FLIGHT_RECORDER = {
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_FR_DUMP_TEMP_FILE": FLIGHT_RECORD,
+    # The same by the names they had before PyTorch 2.8.
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": FLIGHT_RECORD,
+    "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": FLIGHT_PIPE,
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+"""NCCL's flight recorder keeps the last collectives; the launcher asks for them when a rank hangs."""
 DELETE_TTL = 600
 
 
@@ -126,12 +141,12 @@ def train_service(site: Site) -> Object:
     return objects.headless_service(meta, labels(site.run, "train"), ports, not_ready=True)
 
 
-def train_job(site: Site, attempt: int) -> Object:
-    """Return the Indexed Job of one attempt: one pod a node, all or nothing."""
-    name, workers = train_name(site, attempt), site.run.spec.workers
+def train_job(site: Site, attempt: int, nodes: int, avoided: Sequence[str] = ()) -> Object:
+    """Return the Indexed Job of one attempt: one pod a node, all or nothing, on none of the `avoided` nodes."""
+    name, spec = train_name(site, attempt), site.run.spec
     tags = labels(site.run, "train", attempt)
-    template = pods.template(_train_work(site, name, attempt), tags, _train_notes(site))
-    return objects.group_job(metadata(site, name, "train", attempt), template, workers.nodes)
+    template = pods.template(_train_work(site, name, attempt, nodes, avoided), tags, _train_notes(site))
+    return kueue.queued(objects.group_job(metadata(site, name, "train", attempt), template, nodes), spec)
 
 
 def _train_notes(site: Site) -> dict[str, str]:
@@ -142,7 +157,7 @@ def _train_notes(site: Site) -> dict[str, str]:
     }
 
 
-def _train_work(site: Site, name: str, attempt: int) -> pods.Work:
+def _train_work(site: Site, name: str, attempt: int, nodes: int, avoided: Sequence[str]) -> pods.Work:
     spec, profile = site.run.spec, site.run.accelerator
     return pods.Work(
         image=site.image,
@@ -155,32 +170,42 @@ def _train_work(site: Site, name: str, attempt: int) -> pods.Work:
         requests=REQUESTS["train"],
         accelerators=spec.workers.accelerators_per_node,
         env={
+            **FLIGHT_RECORDER,
             ENV_ATTEMPT: str(attempt),
-            ENV_NODES: str(spec.workers.nodes),
+            ENV_NODES: str(nodes),
             ENV_RENDEZVOUS: f"{name}-0.{service_name(site)}:{RENDEZVOUS_PORT}",
         },
         ports={"metrics": PROGRESS_PORT},
         service_account=spec.service_account_name,
         grace_seconds=TRAIN_GRACE,
-        pod=_group_placement(site, attempt),
+        pod=_group_placement(site, attempt, avoided),
     )
 
 
-def _group_placement(site: Site, attempt: int) -> Object:
+def _group_placement(site: Site, attempt: int, avoided: Sequence[str]) -> Object:
     spec = site.run.spec
     term = {
-        "topologyKey": "kubernetes.io/hostname",
+        "topologyKey": HOSTNAME_LABEL,
         # The Job's own label: the group of an earlier attempt, or of a deleted namesake, may still be ending.
         "labelSelector": {"matchLabels": {JOB_NAME_LABEL: train_name(site, attempt)}},
     }
+    affinity: Object = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    if avoided:
+        affinity["nodeAffinity"] = _away_from(avoided)
     fields: Object = {
         "subdomain": service_name(site),
         "tolerations": pods.lost_node_tolerations(site.run.accelerator),
-        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
+        "affinity": affinity,
     }
     if spec.priority_class_name:
         fields["priorityClassName"] = spec.priority_class_name
     return fields
+
+
+def _away_from(avoided: Sequence[str]) -> Object:
+    away = {"key": HOSTNAME_LABEL, "operator": "NotIn", "values": list(avoided)}
+    terms = [{"matchExpressions": [away]}]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
 
 
 def fixed_part(spec: FineTuneJobSpec) -> Object:
@@ -188,7 +213,8 @@ def fixed_part(spec: FineTuneJobSpec) -> Object:
     fields = wire(spec)
     for name in ("suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"):
         fields.pop(name, None)
-    fields["faultPolicy"].pop("maxRestarts")
+    for name in ("maxRestarts", "restartWindow"):
+        fields["faultPolicy"].pop(name, None)
     fields["output"].pop("deletionPolicy")
     return fields
 

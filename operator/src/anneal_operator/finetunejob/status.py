@@ -1,6 +1,9 @@
 """The fields of a FineTuneJob's status that follow from others."""
 
+from datetime import datetime
+
 from anneal_api.finetunejob import (
+    Attempt,
     CheckpointStatus,
     FineTuneJobSpec,
     FineTuneJobStatus,
@@ -9,6 +12,7 @@ from anneal_api.finetunejob import (
 )
 from anneal_api.outcome import Score, TrainResult
 from anneal_api.runs import Progress
+from anneal_operator import times
 from anneal_operator.conditions import find, is_true
 from anneal_operator.draft import Draft
 
@@ -45,7 +49,7 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.{DIGITS}g}"
 
 
-def progress(shown: Progress) -> ProgressStatus:
+def progress(shown: Progress, attempt: Attempt, now: datetime) -> ProgressStatus:
     """Return what the launcher said, for display."""
     percent = min(100, 100 * shown.step // shown.total_steps) if shown.total_steps else 0
     return ProgressStatus(
@@ -56,19 +60,42 @@ def progress(shown: Progress) -> ProgressStatus:
         validation_loss=number(shown.validation_loss),
         task_losses={name: number(loss) for name, loss in sorted(shown.task_losses.items())[:64]},
         tokens_per_second=number(shown.tokens_per_second),
+        time_left_seconds=_time_left(shown, attempt, now),
     )
+
+
+def _time_left(shown: Progress, attempt: Attempt, now: datetime) -> int | None:
+    """Return the seconds the remaining steps take at the pace of this attempt, validations and all."""
+    if not attempt.training or attempt.first_step is None or shown.step <= attempt.first_step:
+        return None
+    pace = times.seconds_since(attempt.training, now) / (shown.step - attempt.first_step)
+    return round(max(0, shown.total_steps - shown.step) * pace)
 
 
 def arrived(shown: ProgressStatus | None, result: TrainResult) -> ProgressStatus:
     """Return the progress of a run that is over: the last look may have been some steps before its end."""
     last = shown or ProgressStatus()
-    end = {"step": result.step, "percent": 100, "total_steps": max(last.total_steps, result.step)}
+    end = {
+        "step": result.step,
+        "percent": 100,
+        "total_steps": max(last.total_steps, result.step),
+        "time_left_seconds": None,
+    }
     return last.model_copy(update={**end, "validation_loss": number(result.validation_loss)})
 
 
 def checkpoints(shown: Progress) -> CheckpointStatus:
     """Return the newest and the best checkpoint."""
     return CheckpointStatus(latest=shown.latest_checkpoint, best=shown.best_checkpoint)
+
+
+def full_size(draft: Draft[FineTuneJobStatus], nodes: int) -> None:
+    """Say that a group that had shrunk is whole again."""
+    attempt = draft.status.attempts[-1]
+    shrunk = find(draft.status.conditions, "FullSize")
+    if shrunk and shrunk.status == "False" and attempt.nodes >= nodes:
+        text = f"attempt {attempt.number} has all {nodes} nodes"
+        draft.condition("FullSize", True, "Grown", text, turn=attempt.number)
 
 
 def scores(measured: list[Score]) -> list[TaskScore]:

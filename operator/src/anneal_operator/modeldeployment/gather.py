@@ -5,7 +5,7 @@ from datetime import datetime
 from anneal_api.base import LABEL_DEPLOYMENT, LABEL_STAGE
 from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Object
-from anneal_operator.gathering import read_children
+from anneal_operator.gathering import complain, read_children
 from anneal_operator.modeldeployment.autoscale import Load, gauge
 from anneal_operator.modeldeployment.observe import Observed
 from anneal_operator.modeldeployment.resources import GATEWAY_PORT, METRICS_PORT
@@ -23,7 +23,8 @@ class Gatherer:
 
     def gather(self, resource: Object, now: datetime) -> Observed:
         """Return the ModelDeployment as it is now."""
-        found = read_children(self._cluster, resource, LABEL_DEPLOYMENT, serving=True)
+        read = read_children(self._cluster, resource, LABEL_DEPLOYMENT, serving=True)
+        found = complain(self._cluster, read, now)
         scales = resource["spec"].get("autoscaling") is not None
         return Observed(resource, found, self._job(resource), self._load(found) if scales else None)
 

@@ -1,0 +1,51 @@
+"""When each of kopf's watch streams was last heard of, bookmarks included.
+
+A watcher can die or hang while the process lives on and its probe stays green. The API server sends a bookmark about
+every minute, so a stream that is silent for longer than SILENCE is dead, however quiet the cluster is. kopf keeps
+bookmarks to itself; this is the one place that reaches into it (kopf 1.45, `clients.watching.watch_objs`).
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from kopf._cogs.clients import watching
+
+SILENCE = 180.0
+"""Seconds; two bookmarks lost, and a reconnection."""
+Stream = Callable[..., AsyncIterator[Any]]
+
+
+class Streams:
+    """Ages of `expected` streams."""
+
+    def __init__(self, expected: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._expected = expected
+        self._clock = clock
+        self._began = clock()
+        self._heard: dict[str, float] = {}
+
+    def install(self) -> None:
+        """Listen in on all streams that kopf opens from now on."""
+        watching.watch_objs = self.overhear(watching.watch_objs)
+
+    def overhear(self, stream: Stream) -> Stream:
+        """Return a stream that passes everything on and remembers when."""
+
+        async def watch_objs(**kwargs: Any) -> AsyncIterator[Any]:
+            name = f"{kwargs['resource']} in {kwargs['namespace'] or 'all namespaces'}"
+            async with aclosing(stream(**kwargs)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    self._heard[name] = self._clock()
+                    yield event
+
+        return watch_objs
+
+    def trouble(self) -> str:
+        """Return which streams are dead; empty when none is."""
+        now = self._clock()
+        silent = [f"{name} for {now - at:.0f} s" for name, at in self._heard.items() if now - at > SILENCE]
+        if len(self._heard) < self._expected and now - self._began > SILENCE:
+            silent.append(f"{self._expected - len(self._heard)} never")
+        return f"watches not heard of: {', '.join(sorted(silent))}" if silent else ""

@@ -1,0 +1,47 @@
+"""The operator under more than a thousand plans of faults: it ends where it would have ended, and writes no more.
+
+Held against the undisturbed run of the same scenario: every object there is in the end (times, UIDs and the hashes
+that follow from UIDs aside), and the number of writes that changed a resourceVersion, Events aside. Both are equal
+under every plan, with these exceptions:
+
+- Lost and late events (`dropped`, `coalesced`): a state that passed unseen is not told of, so there may be fewer
+  writes, never more.
+- Lists that are older than the resource itself (`lagging`, unlike `stale`, where a look sees one moment of the past)
+  may have a state told twice: up to three writes of status more, and no other write.
+- What others change in the operator's objects costs the one write that puts it right: labels or the owner reference
+  of an object in use taken away, a Service changed.
+- A resource that is deleted and made again under its name costs as many writes as if it had been alone; the writes
+  for its predecessor are not counted.
+
+An object nobody needs any more (a finished stage's Job) is not put right: its labels and owner are history.
+"""
+
+import pytest
+from campaign import divergence, plans, undisturbed
+from faulty import Plan
+from scenarios import ALL, Scenario
+
+PLANS = [*plans()]
+QUICK = PLANS[:: len(PLANS) // 60]
+
+
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
+def test_a_scenario_ends_as_it_should(scenario: Scenario) -> None:
+    run = undisturbed(scenario.name)
+    assert run.crashes == []
+    assert run.reached
+
+
+def test_there_are_enough_plans() -> None:
+    assert len(set(PLANS)) == len(PLANS) >= 600
+
+
+@pytest.mark.parametrize("plan", QUICK, ids=str)
+def test_a_fault_changes_nothing(plan: Plan) -> None:
+    assert divergence(plan) == ""
+
+
+@pytest.mark.slow
+def test_no_fault_changes_anything() -> None:
+    found = {str(plan): text for plan in PLANS if (text := divergence(plan))}
+    assert found == {}

@@ -1,0 +1,72 @@
+"""Watch streams that fall silent are noticed, whatever the process still does."""
+
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from kopf._cogs.clients import watching
+
+from anneal_operator import health
+from anneal_operator.streams import SILENCE, Streams
+
+
+async def bookmarks(**_: Any) -> AsyncIterator[dict[str, str]]:
+    for _ in range(3):
+        yield {"type": "BOOKMARK"}
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_bookmark_is_a_sign_of_life_and_silence_is_not() -> None:
+    clock = Clock()
+    streams = Streams(2, clock)
+    heard = streams.overhear(bookmarks)
+    clock.now += SILENCE
+    for resource in ("jobs", "pods"):
+        assert [event async for event in heard(resource=resource, namespace=None)] == [
+            {"type": "BOOKMARK"}
+        ] * 3
+    assert streams.trouble() == ""
+    clock.now += SILENCE - 1
+    assert [event async for event in heard(resource="pods", namespace=None)]
+    clock.now += 2
+    assert streams.trouble() == "watches not heard of: jobs in all namespaces for 181 s"
+
+
+def test_a_stream_that_never_came_up_is_noticed() -> None:
+    clock = Clock()
+    streams = Streams(6, clock)
+    assert streams.trouble() == ""
+    clock.now += SILENCE + 1
+    assert streams.trouble() == "watches not heard of: 6 never"
+
+
+def test_kopf_opens_its_streams_where_we_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = watching.watch_objs
+    monkeypatch.setattr(watching, "watch_objs", original)
+    Streams(1).install()
+    assert watching.watch_objs is not original
+    assert "watch_objs" in watching.continuous_watch.__code__.co_names
+
+
+def test_the_probe_says_what_is_wrong() -> None:
+    wrong = [""]
+    server = health.serve([lambda: wrong[0]], 0)
+    url = f"http://127.0.0.1:{server.server_address[1]}/healthz"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        assert answer.read() == b"ok"
+    wrong[0] = "the queue does not run"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, timeout=5)
+    with refused.value as answer:
+        assert answer.code == 500
+        assert answer.read() == b"the queue does not run"
+    server.shutdown()
+    server.server_close()
