@@ -40,8 +40,8 @@ def main() -> None:
     train, held_out = (dataset.open_split(folder, name) for name in ("train", "validation"))
     mixed = replace(train, tasks=np.zeros_like(train.tasks))
     balanced = after(model_folder, spec, names, train, held_out)
-    one = spec.model_copy(update={"tasks": spec.tasks[:1]})
-    one.optimization.task_balance = "tokenMean"
+    by_token = spec.optimization.model_copy(update={"task_balance": "tokenMean"})
+    one = spec.model_copy(update={"tasks": spec.tasks[:1], "optimization": by_token})
     mix = after(model_folder, one, names[:1], mixed, held_out)
     before = losses(model.build(model_folder, spec.adapter, 0, model.pick_device(0)), held_out)
     record("multitask", figures(names, before, balanced, mix, held_out))

@@ -1,6 +1,6 @@
 """A contestant: this trainer, by its own loop, from `model.build` to the last checkpoint.
 
-Rows come in the order of the job's packs: a stage with a curriculum takes them by their number. Ranks beyond one
+Rows come in the order of the job's packs: each is a unit, and a curriculum takes them by their number. Ranks beyond one
 are told by RANK, WORLD_SIZE and ANNEAL_MEET, as the launcher tells them; rank 0 prints the result.
 """
 
@@ -51,7 +51,7 @@ def main() -> None:
         run = loop.Run(
             spec=spec,
             tasks=["mix"],
-            train=split(rows, [row for pack in job.packs for row in pack]),
+            train=split(rows, job.packs),
             validation=split(rows, []),
             trainee=trainee,
             group=group,
@@ -88,7 +88,7 @@ def make_spec(job: Job) -> FineTuneJobSpec:
                 "learningRate": job.learning_rate,
                 "minLearningRate": job.learning_rate,
                 "taskBalance": "tokenMean",
-                "globalBatchTokens": job.capacity * job.packs_a_step,
+                "globalBatchRows": job.packs_a_step,
                 "seed": job.seed,
             },
             "stages": [{"name": "all", "curriculum": True, "epochs": 1}],
@@ -97,13 +97,13 @@ def make_spec(job: Job) -> FineTuneJobSpec:
     )
 
 
-def split(rows: Rows, order: Sequence[int]) -> dataset.Split:
-    """Return rows as a split whose units are as difficult as their place in `order`."""
+def split(rows: Rows, packs: Sequence[Sequence[int]]) -> dataset.Split:
+    """Return rows as a split of one unit a pack, as difficult as its place: so steps are whole packs in this order."""
     writer = dataset.SplitWriter(np.uint32)
-    for place, row in enumerate(order):
-        ids, learned = rows[row]
-        encoded = Encoded(ids.tolist(), learned.tolist())
-        writer.add([encoded], 0, [place.to_bytes(32)], float(place))
+    for place, pack_rows in enumerate(packs):
+        pairs = [rows[row] for row in pack_rows]
+        pieces = [Encoded(ids.tolist(), learned.tolist()) for ids, learned in pairs]
+        writer.add(pieces, 0, [row.to_bytes(32) for row in pack_rows], float(place))
     return writer.split()
 
 

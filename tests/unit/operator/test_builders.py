@@ -171,7 +171,7 @@ def test_the_keys_of_tracking_servers_reach_the_training_pods_alone() -> None:
     def names(job: dict[str, Any]) -> list[str]:
         return [e["secretRef"]["name"] for e in job["spec"]["template"]["spec"]["containers"][0]["envFrom"]]
 
-    assert names(tuning.train_job(site, 1)) == ["keys", "tracking"]
+    assert names(tuning.train_job(site, 1, 1)) == ["keys", "tracking"]
     assert names(tuning.stage(site, "j", "export")) == ["keys"]
 
 

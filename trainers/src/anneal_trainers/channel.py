@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ class Channel:
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+        self._lock = threading.Lock()
         self._step: int | None = None
         self.phase = "start"
         self.batch = ""
@@ -38,8 +40,10 @@ class Channel:
         self.send({"phase": phase, "batch": self.batch})
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one message; nobody else writes into this rank's pipe, so it may be of any length."""
-        if self._descriptor is not None:
+        """Send one message of any length: only this process writes into the pipe, one thread at a time."""
+        if self._descriptor is None:
+            return
+        with self._lock:
             rest = json.dumps(message).encode() + b"\n"
             while rest:  # a signal may end a write of more than the pipe has room for
                 rest = rest[os.write(self._descriptor, rest) :]

@@ -114,16 +114,25 @@ class Store:
     """The checkpoints of a run: writes to its own attempt's folder, reads any attempt's up to its own.
 
     `waited` is how many seconds the loop has been kept waiting. With `before` only checkpoints of earlier steps
-    are seen.
+    are seen. `tell` is called with whether a checkpoint is being written, by the thread that knows.
     """
 
-    def __init__(self, runs_uri: str, attempt: int, run: str, keep: int, before: int | None = None) -> None:
+    def __init__(
+        self,
+        runs_uri: str,
+        attempt: int,
+        run: str,
+        keep: int,
+        before: int | None = None,
+        tell: Callable[[bool], None] = lambda writing: None,
+    ) -> None:
         self._runs = runs_uri
         self.attempt = attempt
         self._own = attempt_folder(runs_uri, attempt)
         self._run = run
         self._keep = keep
         self._before = before
+        self._tell = tell
         self._staging = Staging()
         self._staged = threading.Event()
         self._staged.set()
@@ -141,6 +150,7 @@ class Store:
         with self._waiting():
             self.wait()
         self._staged.clear()
+        self._tell(True)
         arguments = (replace(state, run=self._run), live, self._staging.mark(live), lines)
         self._writer = threading.Thread(target=self._guarded, args=arguments, daemon=True)
         self._writer.start()
@@ -159,8 +169,15 @@ class Store:
             error, self._error = self._error, None
             raise error
 
-    def write_ledger(self, lines: Sequence[str]) -> None:
-        """Write the lines of steps that no checkpoint follows: the run ends here, for a cause of its own."""
+    def close(self, lines: Sequence[str]) -> None:
+        """Let the save in flight end, and write the ledger's lines of steps that no checkpoint follows.
+
+        The run ends here, for a cause of its own: what goes wrong is told, and hides nothing.
+        """
+        try:
+            self.wait()
+        except Exception as error:
+            print(f"the last checkpoint is lost: {error}", file=sys.stderr, flush=True)
         try:
             ledger.write(self._own, lines)
         except OSError as error:
@@ -224,6 +241,8 @@ class Store:
             self._prune(state)
         except BaseException as error:  # raised again by wait(), in the loop's thread
             self._error = error
+        finally:
+            self._tell(False)
 
     def _prune(self, state: State) -> None:
         filesystem, path = resolve(self._own)

@@ -119,7 +119,7 @@ def train(run: Run) -> checkpoint.State:
             state, optimizer = enter(run, state, state.stage + 1), make_optimizer(run.trainee)
     finally:
         if run.leads:
-            run.store.write_ledger(run.ledger.take())
+            run.store.close(run.ledger.take())
 
 
 def train_phase(run: Run, state: checkpoint.State, optimizer: torch.optim.Optimizer) -> checkpoint.State:

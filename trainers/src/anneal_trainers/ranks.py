@@ -28,6 +28,8 @@ class Rank:
     phase: str = "start"
     batch: str = ""
     """The micro-batch it computes, where it does."""
+    writing: bool = False
+    """Whether a checkpoint is being written beside what it computes."""
     progress: dict[str, Any] | None = None
     figures: dict[str, float] = field(default_factory=dict)
     outcome: Outcome | None = None
@@ -39,6 +41,7 @@ class Rank:
         self.heard = now
         self.phase, self.batch = message.get("phase", self.phase), message.get("batch", self.batch)
         self.figures = message.get("figures", self.figures)
+        self.writing = message.get("writing", self.writing)
         if "outcome" in message:
             self.outcome = Outcome.model_validate(message["outcome"])
         if "progress" in message:

@@ -61,7 +61,7 @@ def _outcome(work: Callable[[FineTuneRun, Channel], Model | None], channel: Chan
 
 def train(config: FineTuneRun, channel: Channel) -> TrainResult | None:
     """Train with the group, and publish from its first rank."""
-    run = assemble(config, channel, _store(config))
+    run = assemble(config, channel, _store(config, channel))
     curves = telemetry.of_run(config, runs_folder(config)) if run.leads else telemetry.Telemetry({})
     run.record = _recorder(run, curves)
     run.stop.listen()  # until now SIGTERM has ended this rank at once: there was nothing to save
@@ -111,10 +111,14 @@ def assemble(config: FineTuneRun, channel: Channel, store: checkpoint.Store) -> 
     )
 
 
-def _store(config: FineTuneRun) -> checkpoint.Store:
+def _store(config: FineTuneRun, channel: Channel) -> checkpoint.Store:
     attempt = int(os.environ.get(ENV_ATTEMPT, "1"))
     key, keep = inspection(config).keys.train, config.spec.checkpoint.keep
-    return checkpoint.Store(runs_folder(config), attempt, key, keep)
+
+    def tell(writing: bool) -> None:
+        channel.send({"writing": writing})
+
+    return checkpoint.Store(runs_folder(config), attempt, key, keep, tell=tell)
 
 
 def _recorder(run: loop.Run, curves: telemetry.Telemetry) -> Callable[[int, dict[str, float]], None]:
