@@ -79,7 +79,7 @@ def divergence(plan: Plan) -> str:
 def _seen(plan: Plan, state: list[str]) -> list[str]:
     """Return the objects without what a meddler changed for good."""
     stays = MEDDLERS[plan.fault].stays if plan.fault in MEDDLERS else ""
-    return sorted(re.sub(rf'"{stays}": {{[^}}]*}}', "", text) for text in state) if stays else state
+    return sorted(re.sub(rf'"{stays}": {{[^}}]*}}, ', "", text) for text in state) if stays else state
 
 
 def _first(states: list[str], wanted: list[str]) -> str:

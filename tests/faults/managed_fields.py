@@ -78,7 +78,7 @@ def children(value: Any, path: Path, shape: Shape) -> dict[str, Any] | None:
     """Return what a map or a list with keys holds by path element; None for anything that is one value."""
     if isinstance(value, dict):
         return None if shape.is_whole(path) else {f"f:{name}": held for name, held in value.items()}
-    if isinstance(value, list) and value and shape.element(path, value[0]) is not None:
+    if isinstance(value, list) and shape.element(path, value[0] if value else {}) is not None:
         return {str(shape.element(path, item)): item for item in value}
     return None
 
