@@ -255,8 +255,32 @@ def test_a_ledger_that_cannot_be_written_does_not_hide_why_the_run_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "attempt-1").write_text("a file where the folder must be")
-    store(tmp_path).write_ledger(['{"step": 1}'])
+    store(tmp_path).close(['{"step": 1}'])
     assert "last 1 lines are lost" in capsys.readouterr().err
+
+
+def test_closing_lets_the_save_in_flight_end_and_hides_no_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closing, write, told = threading.Event(), checkpoint.write, list[bool]()
+
+    def late(uri: str, state: State, tensors: Any) -> None:
+        assert closing.wait(20)
+        if state.step == 2:
+            raise OSError("no room")
+        write(uri, state, tensors)
+
+    monkeypatch.setattr(checkpoint, "write", late)
+    target = Store(f"file://{tmp_path}", 1, "run", 2, tell=told.append)
+    for step in (1, 2):
+        closing.clear()
+        target.save(State(step=step), {"adapter": torch.ones(5)})
+        assert told[-1]
+        threading.Timer(0.1, closing.set).start()
+        target.close([])
+        assert not told[-1]
+    assert [target.at(step) is not None for step in (1, 2)] == [True, False]
+    assert capsys.readouterr().err == "the last checkpoint is lost: no room\n"
 
 
 def test_a_finished_run_keeps_its_last_attempt_the_best_and_what_people_read(tmp_path: Path) -> None:

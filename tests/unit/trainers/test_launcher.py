@@ -100,6 +100,19 @@ def test_the_first_rank_may_write_its_last_lines_before_the_group_is_killed(tmp_
     assert (found.reason, found.message) == ("Boom", "written")
 
 
+def test_a_checkpoint_in_flight_is_written_before_the_group_is_killed(tmp_path: Path) -> None:
+    writing, written = tmp_path / "writing", tmp_path / "written"
+    first = (
+        f"say({{'writing': True}}); open({str(writing)!r}, 'w').close(); time.sleep(1.2)\n"
+        f"open({str(written)!r}, 'w').close(); say({{'writing': False}}); {WAIT}"
+    )
+    second = f"while not os.path.exists({str(writing)!r}): time.sleep(0.01)\nos._exit(70)"
+    began = time.monotonic()
+    assert launcher(first, second).run().reason == "RankFailed"
+    assert written.exists()
+    assert time.monotonic() - began < 5
+
+
 def test_of_ranks_that_ended_together_the_one_that_lost_its_peer_is_not_blamed() -> None:
     group = launcher("sys.exit(75)", "sys.exit(70)")
     for command in group._commands:

@@ -281,6 +281,30 @@ def test_no_rank_leaves_before_the_checkpoint_is_written(
     assert both(left) == [(True, "Preempted")] * 2
 
 
+def test_a_save_in_flight_is_whole_though_a_peer_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, write, take_step = threading.Event(), checkpoint.write, loop.take_step
+
+    def late(*arguments: Any) -> None:
+        assert lost.wait(20)
+        time.sleep(0.2)
+        write(*arguments)
+
+    def alone(run: loop.Run, state: checkpoint.State, optimizer: Any) -> Any:
+        if state.step == 1:
+            lost.set()
+            raise TryAgain("PeerLost", "rank 0 lost a peer")
+        return take_step(run, state, optimizer)
+
+    monkeypatch.setattr(checkpoint, "write", late)
+    monkeypatch.setattr(loop, "take_step", alone)
+    run = make_run(tmp_path, checkpoint={"everySteps": 1})
+    with pytest.raises(TryAgain, match="lost a peer"):
+        loop.train(run)
+    assert run.store.at(1) is not None
+
+
 def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
     alone = make_run(tmp_path / "alone")
     expected = loop.train(alone)

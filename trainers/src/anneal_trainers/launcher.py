@@ -45,6 +45,8 @@ POLL_SECONDS = 0.1
 LAST_SECONDS, LEAVE_SECONDS = 0.5, 10.0
 """Time the others get to end, from the first rank that does: one may have the ledger's last lines to write. More where
 they were told to end: it has curves to close."""
+WRITE_SECONDS = 20.0
+"""Time a checkpoint in flight gets to be written whole: without it, all steps since the one before are lost."""
 DUMP_SECONDS = 1.0
 """Time ranks get to write their stacks before a hung group is killed."""
 ENV_PORT = "ANNEAL_PROGRESS_PORT"
@@ -173,9 +175,16 @@ class Launcher:
             time.sleep(POLL_SECONDS)
 
     def _let_end(self) -> None:
-        """Wait a moment: a cause may be about to end, too, and last messages still be in the pipes."""
-        end = time.monotonic() + (LEAVE_SECONDS if self._terminated else LAST_SECONDS)
-        while time.monotonic() < end and any(rank.process.poll() is None for rank in self.ranks):
+        """Wait a moment: a cause may be about to end, too, and last messages still be in the pipes.
+
+        A checkpoint in flight is waited for, and then as long again for the rank whose it is to end.
+        """
+        began = time.monotonic()
+        patience = LEAVE_SECONDS if self._terminated else LAST_SECONDS
+        end = began + patience
+        while time.monotonic() < end and (alive := [r for r in self.ranks if r.process.poll() is None]):
+            if any(rank.writing for rank in alive):
+                end = max(end, min(time.monotonic() + patience, began + WRITE_SECONDS))
             time.sleep(POLL_SECONDS)
         time.sleep(POLL_SECONDS)
 
