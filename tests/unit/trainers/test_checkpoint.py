@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there; the newest whole one of one's own run is found."""
 
+import errno
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from anneal_runtime.errors import TryAgain
 from anneal_runtime.storage import resolve
 from anneal_trainers import checkpoint
 from anneal_trainers.checkpoint import State, Store, Timer
@@ -61,6 +63,26 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str, damage: 
     assert found is not None
     assert found[0].step == 1
     assert target.at(2) is None
+
+
+@pytest.mark.parametrize("call", ["cat_file", "ls"])
+def test_a_storage_that_fails_is_no_reason_to_go_on_from_an_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for step in (1, 2):
+        save(store(tmp_path), step)
+    filesystem = resolve(f"file://{tmp_path}")[0]
+    work = getattr(filesystem, call)
+
+    def stale(path: str, **options: Any) -> Any:
+        if "step-00000001" in path:
+            return work(path, **options)
+        raise OSError(errno.ESTALE, "stale file handle", path)
+
+    monkeypatch.setattr(filesystem, call, stale)
+    with pytest.raises(TryAgain, match="attempt-1.* cannot be read: .*stale file handle") as caught:
+        store(tmp_path).newest()
+    assert caught.value.reason == "StorageAway"
 
 
 def test_a_changed_number_in_the_state_is_damage_too(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anneal_runtime.artifacts import sha256
+from anneal_runtime.errors import TryAgain
 from anneal_runtime.storage import is_local, join, resolve
 from anneal_trainers import ledger
-from anneal_trainers.runs import attempt_folder, names_in
+from anneal_trainers.runs import attempt_folder, names_in, storage_away
 from anneal_trainers.staging import Staging, Tensors
 
 STATE, TENSORS = "state.json", "state.safetensors"
@@ -191,10 +192,11 @@ class Store:
         for attempt in range(1, self.attempt):
             folder = attempt_folder(self._runs, attempt)
             filesystem, path = resolve(folder)
-            for name in names_in(folder):
-                if re.fullmatch(r"\.?step-\d{8,}(\.\d+)?", name) and name != _name(best):
-                    with contextlib.suppress(OSError):
-                        filesystem.rm(f"{path}/{name}", recursive=True)
+            with contextlib.suppress(TryAgain):  # what the run was for is published
+                for name in names_in(folder):
+                    if re.fullmatch(r"\.?step-\d{8,}(\.\d+)?", name) and name != _name(best):
+                        with contextlib.suppress(OSError):
+                            filesystem.rm(f"{path}/{name}", recursive=True)
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -203,7 +205,11 @@ class Store:
         self.waited += time.monotonic() - began
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint of this run that is whole, or None; a damaged one is passed over."""
+        """Return the newest checkpoint of this run that is whole, or None; a damaged one is passed over.
+
+        Raises:
+            TryAgain: the storage fails.
+        """
         for uri in sorted(self._found(), key=_step_of, reverse=True):
             if (loaded := load(uri, self._run)) is not None:
                 return loaded
@@ -270,9 +276,14 @@ def write(uri: str, state: State, tensors: Tensors) -> None:
 
 
 def load(uri: str, run: str) -> Checkpoint | None:
-    """Return the checkpoint at `uri`, or None when it is damaged, unfinished or of another run."""
+    """Return the checkpoint at `uri`, or None when it is damaged, unfinished or of another run.
+
+    Raises:
+        TryAgain: the storage fails; an older checkpoint must not be taken for that.
+    """
     filesystem, path = resolve(uri)
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError), TemporaryDirectory() as scratch:
+    damage = (FileNotFoundError, ValueError, TypeError, KeyError)
+    with storage_away(uri), contextlib.suppress(*damage), TemporaryDirectory() as scratch:
         state = State(**json.loads(filesystem.cat_file(f"{path}/{STATE}")))
         file = Path(path, TENSORS) if is_local(uri) else Path(scratch, TENSORS)
         if not is_local(uri):

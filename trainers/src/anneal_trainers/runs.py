@@ -1,8 +1,11 @@
 """A run's working folder: `<store>/<namespace>/runs/<name>-<uid>/attempt-<N>`, and what all attempts share beside."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from anneal_api.runs import FineTuneRun
+from anneal_runtime.errors import TryAgain
 from anneal_runtime.storage import join, resolve
 
 
@@ -23,8 +26,25 @@ def attempts(runs: str) -> list[int]:
 
 
 def names_in(uri: str) -> list[str]:
-    """Return the names of what lies in a folder, hidden ones too; none where there is no folder."""
+    """Return the names of what lies in a folder, hidden ones too; none where there is no folder.
+
+    Raises:
+        TryAgain: the storage fails. Asking whether there is a folder would say no then.
+    """
     filesystem, path = resolve(uri)
-    if not filesystem.isdir(path):
-        return []
-    return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)]
+    with storage_away(uri):
+        try:
+            found = [str(name).strip("/") for name in filesystem.ls(path, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    # A file lists itself, and so does the mark that makes a folder of a store of objects.
+    return [name.rsplit("/", 1)[-1] for name in found if name != path.strip("/")]
+
+
+@contextlib.contextmanager
+def storage_away(uri: str) -> Iterator[None]:
+    """Tell an error of the storage at `uri` as one that may be over at the next attempt."""
+    try:
+        yield
+    except OSError as error:
+        raise TryAgain("StorageAway", f"{uri} cannot be read: {error}") from error
