@@ -213,7 +213,7 @@ class World:
 
     def jobs(self, stage: str = "") -> list[Object]:
         found = self.server.select("Job", NAMESPACE)
-        return [j for j in found if stage in ("", j["metadata"]["labels"]["anneal.dev/stage"])]
+        return [j for j in found if stage in ("", j["metadata"].get("labels", {}).get("anneal.dev/stage"))]
 
 
 def finetunejob(name: str = "tune", **fields: Any) -> Object:
