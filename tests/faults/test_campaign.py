@@ -42,6 +42,7 @@ def test_a_fault_changes_nothing(plan: Plan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_no_fault_changes_anything() -> None:
     found = {str(plan): text for plan in PLANS if (text := divergence(plan))}
     assert found == {}

@@ -4,7 +4,7 @@ import pytest
 from bugs import ALL, Bug
 from campaign import divergence, undisturbed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 for_each_bug = pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.name)
 
 
