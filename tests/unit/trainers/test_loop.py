@@ -17,7 +17,7 @@ import torch
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_runtime.errors import Refused, TryAgain
-from anneal_trainers import assess, checkpoint, ledger, loop
+from anneal_trainers import assess, checkpoint, ledger, loop, meter
 from anneal_trainers.channel import Channel
 from anneal_trainers.dataset import Split
 from anneal_trainers.group import Group
@@ -359,6 +359,42 @@ def test_sigterm_waits_for_no_validation_and_the_next_attempt_makes_up_for_it(
         loop.train(stopped)
     again = make_run(tmp_path / "parted", attempt=2, evaluation={"everySteps": 1})
     assert loop.train(again).losses == expected.losses
+
+
+@pytest.mark.parametrize(("mode", "asks"), [("natural", 1), ("natural", 3), ("coba", 0), ("coba", 2)])
+def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, asks: int
+) -> None:
+    """Rank 1 is told to stop while it measures after step `asks`: not again before the next attempt does it anew."""
+    spec = MODES[mode] | {"evaluation": {"everySteps": 1 if mode == "natural" else 9}}
+    expected = loop.train(make_run(tmp_path / "whole", **spec))
+    monkeypatch.setattr(meter, "TURN_TOKENS", 1)
+    meeting, rows = Meeting(), 0
+    runs = [make_run(tmp_path / "parted", meeting.rank(rank), **spec) for rank in (0, 1)]
+    plain, follow = runs[1].goal.measure, assess.assess
+    assessed: dict[int, int] = {}
+
+    def noted(run: loop.Run, state: checkpoint.State) -> checkpoint.State:
+        assessed[run.group.rank] = state.step
+        return follow(run, state)
+
+    def measure(*arguments: Any) -> Any:
+        nonlocal rows
+        if not torch.is_grad_enabled() and assessed[1] == asks:
+            rows += 1
+            runs[1].stop.asked = True
+        return plain(*arguments)
+
+    monkeypatch.setattr(assess, "assess", noted)
+    monkeypatch.setattr(runs[1].goal, "measure", measure)
+    errors = both(lambda rank: loop.train(runs[rank]))
+    assert [getattr(error, "reason", error) for error in errors] == ["Preempted"] * 2
+    assert rows == 1
+    assert (runs[0].store.latest or 0) == asks
+    again = make_run(tmp_path / "parted", attempt=2, **spec)
+    found = loop.train(again)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-12)
+    assert found.step == expected.step
 
 
 def test_the_time_of_a_validation_is_none_of_the_steps(

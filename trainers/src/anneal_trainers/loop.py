@@ -3,7 +3,7 @@
 A step: draw units, weigh their rows over the whole step, sum weighted losses and gradients over this rank's
 batches, add up over all ranks, clip, update. A step whose gradient is not finite changes nothing, on all ranks
 alike, as all see the same sum. What follows a step is assessed after its checkpoint (validation, the balance
-between tasks), and is done again by whoever goes on from there: SIGTERM never waits for it.
+between tasks), and is done again by whoever goes on from there: SIGTERM ends it after a few batches.
 """
 
 import math
@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from anneal_trainers.dataset import Split
 from anneal_trainers.early_stop import should_stop
 from anneal_trainers.group import Group
 from anneal_trainers.ledger import DIGEST_BYTES, Entry, Ledger
-from anneal_trainers.meter import Meter
+from anneal_trainers.meter import Interrupted, Meter
 from anneal_trainers.model import Trainee
 from anneal_trainers.plan import Place
 from anneal_trainers.resume import layout, resume
@@ -81,6 +81,7 @@ class Run:
             self.group,
             self.channel,
             in_step=self.spec.workers.strategy == "fsdp",
+            stopping=lambda: self.stop.asked,
         )
         self.phases = stages.phases(self.spec, self.tasks, self.train, self.validation)
         self.watched = assess.first_rows(self.validation, self.spec.optimization.coba.rows)
@@ -124,21 +125,40 @@ def train(run: Run) -> checkpoint.State:
 
 def train_phase(run: Run, state: checkpoint.State, optimizer: torch.optim.Optimizer) -> checkpoint.State:
     """Train to the end of the stage in progress."""
-    state = assess.assess(run, state)
+    state = assess_or_leave(run, state, optimizer, saved=True)
     while not is_over(run, state):
         began = time.monotonic()
         state, step = take_step(run, state, optimizer)
         run.ledger.append(step.entry)
         check_skips(state)
-        if step.stop or step.save or assess.is_saving(run, state) or assess.is_validating(run, state):
+        due = step.stop or step.save or assess.is_saving(run, state) or assess.is_validating(run, state)
+        if due:
             save(run, state, optimizer)
         if step.stop:
-            settle(run)
-            raise TryAgain("Preempted", f"stopped by SIGTERM after step {state.step}, which is saved")
+            leave(run, state)
         seconds = time.monotonic() - began
-        state = assess.assess(run, state)
+        state = assess_or_leave(run, state, optimizer, saved=due)
         report(run, state, step, seconds)
     return state
+
+
+def assess_or_leave(
+    run: Run, state: checkpoint.State, optimizer: torch.optim.Optimizer, *, saved: bool
+) -> checkpoint.State:
+    """Return the state with what is due after its step; leave where SIGTERM comes meanwhile."""
+    try:
+        return assess.assess(run, state)
+    except Interrupted:
+        if not saved:
+            save(run, state, optimizer)
+        leave(run, state)
+
+
+def leave(run: Run, state: checkpoint.State) -> NoReturn:
+    """End on SIGTERM, all ranks alike, once the step is saved."""
+    settle(run)
+    when = f"after step {state.step}, which is saved" if state.step else "before the first step"
+    raise TryAgain("Preempted", f"stopped by SIGTERM {when}")
 
 
 def is_over(run: Run, state: checkpoint.State) -> bool:

@@ -1,6 +1,6 @@
 """Measuring rows: this rank's share of them, batch by batch, and the sums over all ranks that come of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,21 @@ from anneal_trainers.tally import Tally
 
 Rows = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
+TURN_TOKENS = 16_384
+"""Tokens of a rank between two moments at which all may stop measuring: seconds, also on a slow machine."""
+
+
+class Interrupted(Exception):
+    """A rank was told to stop; all of them have stopped measuring at the same place."""
 
 
 @dataclass(frozen=True)
 class Meter:
-    """Measures rows of `tasks` tasks by an objective; `in_step`: all ranks must pass as often through the model."""
+    """Measures rows of `tasks` tasks by an objective.
+
+    in_step: all ranks must pass as often through the model.
+    stopping: says whether this rank was told to stop.
+    """
 
     goal: Objective
     trainee: Trainee
@@ -33,6 +43,7 @@ class Meter:
     group: Group
     channel: Channel
     in_step: bool = False
+    stopping: Callable[[], bool] = lambda: False
 
     def parts(
         self, split: Split, rows: Rows, weights: Weights, phase: str
@@ -43,32 +54,52 @@ class Meter:
             weights: [rows], what an item of each row weighs.
             phase: what heartbeats say is being done.
         """
-        packed = self.data.packing == "bestFit"
-        weight = torch.from_numpy(weights).to(self.trainee.flat.dtype).to(self.trainee.device)
-        ours, others = self._layout(split, rows, packed)
-        for places in ours:
-            part = self._measure(make_batch(split, rows, places, packed), weight, phase)
-            yield part, split.tasks[rows[part.rows]]
-        for places in others:
-            part = self._measure(make_batch(split, rows, places, packed), torch.zeros_like(weight), phase)
-            yield replace(part, values=part.values[:0], rows=part.rows[:0]), split.tasks[:0]
+        weight = self._on_device(weights)
+        for places, counts in self._layout(split, rows):
+            yield self._part(split, rows, weight, places, counts, phase)
 
     def total(self, split: Split, rows: Rows, weights: Weights) -> Tally:
-        """Return what `rows` come to over all ranks, without a gradient."""
-        tally = Tally(self.tasks, self.trainee.device)
+        """Return what `rows` come to over all ranks, without a gradient.
+
+        Raises:
+            Interrupted: a rank was told to stop meanwhile.
+        """
+        tally, weight = Tally(self.tasks, self.trainee.device), self._on_device(weights)
+        layout = self._layout(split, rows)
+        turns = 1 + int(split.lengths[rows].sum()) // (TURN_TOKENS * self.group.world)  # alike on all ranks
         self.trainee.model.eval()
         with torch.no_grad():
-            for part, tasks in self.parts(split, rows, weights, "validate"):
-                tally.add(part, tasks)
+            for turn in np.array_split(np.arange(len(layout)), turns):
+                for place in turn:
+                    tally.add(*self._part(split, rows, weight, *layout[place], "validate"))
+                self._agree_to_go_on()
         self.group.sum(tally.numbers)
         return tally
 
-    def _measure(self, batch: Any, weight: torch.Tensor, phase: str) -> Measured:
-        self.channel.beat(phase, shape=batch.ids.shape)
-        return self.goal.measure(self.trainee, batch.to(self.trainee.device), weight)
+    def _agree_to_go_on(self) -> None:
+        self.channel.beat("reduce")
+        stops = torch.tensor([float(self.stopping())], device=self.trainee.device)
+        self.group.sum(stops)
+        if stops.item():
+            raise Interrupted
 
-    def _layout(self, split: Split, rows: Rows, packed: bool) -> tuple[list[Rows], list[Rows]]:
-        """Return this rank's batches, and those of others to pass through the model, too, for nothing."""
+    def _on_device(self, weights: Weights) -> torch.Tensor:
+        return torch.from_numpy(weights).to(self.trainee.flat.dtype).to(self.trainee.device)
+
+    def _part(
+        self, split: Split, rows: Rows, weight: torch.Tensor, places: Rows, counts: bool, phase: str
+    ) -> tuple[Measured, npt.NDArray[Any]]:
+        batch = make_batch(split, rows, places, self.data.packing == "bestFit")
+        self.channel.beat(phase, shape=batch.ids.shape)
+        weight = weight if counts else torch.zeros_like(weight)
+        part = self.goal.measure(self.trainee, batch.to(self.trainee.device), weight)
+        if counts:
+            return part, split.tasks[rows[part.rows]]
+        return replace(part, values=part.values[:0], rows=part.rows[:0]), split.tasks[:0]
+
+    def _layout(self, split: Split, rows: Rows) -> list[tuple[Rows, bool]]:
+        """Return this rank's batches, and with False those of others to pass through the model, too, for nothing."""
+        packed = self.data.packing == "bestFit"
         groups = self.goal.groups(split, rows)
         capacity = self.goal.capacity(self.data.max_length)
         ranks = range(self.group.world) if self.in_step else [self.group.rank]
@@ -83,7 +114,7 @@ class Meter:
             for rank, mine in shares.items()
         }
         ours, longest = batches[self.group.rank], max(batches.values(), key=len)
-        return ours, longest[len(ours) :]
+        return [*((places, True) for places in ours), *((places, False) for places in longest[len(ours) :])]
 
 
 def share(split: Split, rows: Rows, groups: Rows | None, rank: int, world: int) -> Rows:
