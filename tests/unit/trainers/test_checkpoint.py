@@ -44,6 +44,37 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert target.latest == 6
 
 
+@pytest.mark.parametrize(
+    ("steps", "keep", "best", "verified", "gone"),
+    [
+        ({1: [2, 4, 6]}, 2, 0, 0, [(1, 2)]),
+        ({1: [2, 4, 6], 2: [8]}, 2, 0, 6, [(1, 4), (1, 2)]),
+        ({1: [2, 4, 6], 2: [8, 10]}, 2, 2, 6, [(1, 4)]),
+        ({1: [2, 4], 2: [6], 3: [8]}, 1, 0, 6, [(1, 4), (1, 2)]),
+        ({1: [2, 4, 6, 8], 2: [6, 8]}, 1, 0, 4, [(2, 6), (1, 2)]),
+        ({1: [2, 4], 2: [2]}, 1, 0, 0, []),
+    ],
+    ids=["own", "one spared", "best", "three attempts", "an earlier one runs on", "nothing verified"],
+)
+def test_what_is_kept_is_counted_over_all_attempts(
+    steps: dict[int, list[int]], keep: int, best: int, verified: int, gone: list[tuple[int, int]]
+) -> None:
+    assert checkpoint.superfluous(steps, keep, best, verified) == gone
+
+
+def test_of_earlier_attempts_only_finished_checkpoints_are_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(store(tmp_path, 1, keep=3), step)
+    (tmp_path / "attempt-1" / "step-00000001" / "state.json").unlink()
+    second = store(tmp_path, 2, keep=1)
+    assert second.newest() is not None
+    save(second, 4)
+    assert [sorted(p.name for p in tmp_path.glob(f"attempt-{n}/*")) for n in (1, 2)] == [
+        ["step-00000001", "step-00000003"],
+        ["step-00000004"],
+    ]
+
+
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str, damage: str) -> None:

@@ -139,6 +139,7 @@ class Store:
         self._staged.set()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._verified = 0
         self.latest: int | None = None
         self.waited = 0.0
 
@@ -212,6 +213,7 @@ class Store:
         """
         for uri in sorted(self._found(), key=_step_of, reverse=True):
             if (loaded := load(uri, self._run)) is not None:
+                self._verified = loaded[0].step
                 return loaded
         return None
 
@@ -251,11 +253,39 @@ class Store:
             self._tell(False)
 
     def _prune(self, state: State) -> None:
-        filesystem, path = resolve(self._own)
-        steps = _steps_in(self._own)
-        kept = {*steps[-self._keep :], state.best_step}
-        for step in set(steps) - kept:
-            filesystem.rm(f"{path}/{_name(step)}", recursive=True)
+        """Remove checkpoints beyond those to keep; of earlier attempts only what is finished.
+
+        An earlier attempt on a node that was cut off may still be running: what it writes is left alone.
+        """
+        steps = {n: _steps_in(attempt_folder(self._runs, n)) for n in range(1, self.attempt + 1)}
+        for attempt, step in superfluous(steps, self._keep, state.best_step, self._verified):
+            filesystem, path = resolve(join(attempt_folder(self._runs, attempt), _name(step)))
+            if attempt == self.attempt:
+                filesystem.rm(path, recursive=True)
+            elif filesystem.exists(f"{path}/{STATE}"):
+                with contextlib.suppress(OSError):
+                    filesystem.rm(path, recursive=True)
+
+
+def superfluous(steps: Mapping[int, list[int]], keep: int, best: int, verified: int) -> list[tuple[int, int]]:
+    """Return (attempt, step) of the checkpoints that go: the newest `keep` over all attempts stay, and the best.
+
+    Args:
+        steps: those of each attempt, ascending; the last attempt is the one that asks, and its newest count first.
+        keep: how many stay.
+        best: the best step.
+        verified: the step this attempt has read back and gone on from; of earlier attempts, what is not older
+            is neither removed nor counted, except for that step itself.
+    """
+    own = max(steps)
+    ours = [(own, step) for step in reversed(steps[own])]
+    earlier = [(n, step) for n, found in steps.items() if n != own for step in found if step <= verified]
+    earlier.sort(key=lambda found: (found[1], found[0]), reverse=True)
+    return [
+        (attempt, step)
+        for attempt, step in [*ours, *earlier][keep:]
+        if step != best and (attempt == own or step < verified)
+    ]
 
 
 def write(uri: str, state: State, tensors: Tensors) -> None:
