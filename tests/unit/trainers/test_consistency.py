@@ -42,6 +42,17 @@ def spec(names: str = "ab", shares: tuple[float | None, ...] = (), **changes: An
             {"optimization": {"objective": "dpo"}, "data": {"overLength": "split"}},
             "spec.data.overLength: split .* choose truncate or drop",
         ),
+        (
+            {"names": "abc", "stages": [{"name": "s", "tasks": ["b"]}]},
+            r"spec.stages\[\].tasks: no stage names a, c; add to a stage, or remove from spec.tasks",
+        ),
+        (
+            {
+                "optimization": {"earlyStopping": {"patience": 3}},
+                "data": {"split": {"train": 90, "validation": 0, "test": 10}},
+            },
+            "earlyStopping.patience: 3, and spec.data.split.validation 0 .* set patience to 0 or",
+        ),
     ],
 )
 def test_a_contradiction_is_refused(given: dict[str, Any], told: str) -> None:
@@ -59,6 +70,8 @@ def test_a_contradiction_is_refused(given: dict[str, Any], told: str) -> None:
         {"names": "abc", "shares": (1 / 3, 1 / 3, 1 / 3)},
         {"stages": [{"name": "s", "tasks": ["b"]}, {"name": "t"}]},
         {"optimization": {"epochs": 2}},
+        {"optimization": {"earlyStopping": {"patience": 3}}},
+        {"data": {"split": {"train": 90, "validation": 0, "test": 10}}},
         {"data": {"overLength": "split"}},
     ],
 )

@@ -14,7 +14,7 @@ SHARES_TOLERANCE = 1e-6
 
 def check(spec: FineTuneJobSpec) -> None:
     """Raise Refused with every contradiction in `spec`, if there is one."""
-    if found := [*_names(spec), *_stages(spec), *_shares(spec), *_preferences(spec)]:
+    if found := [*_names(spec), *_stages(spec), *_shares(spec), *_preferences(spec), *_patience(spec)]:
         raise Refused("InvalidSpec", "; ".join(found))
 
 
@@ -36,6 +36,9 @@ def _stages(spec: FineTuneJobSpec) -> Iterator[str]:
     for stage in spec.stages:
         if unknown := sorted({*stage.tasks} - {*known}):
             yield f"spec.stages[].tasks: {stage.name} names {', '.join(unknown)}; choose among {', '.join(known)}"
+    named = {name for stage in spec.stages for name in stage.tasks or known}
+    if spec.stages and (idle := [name for name in known if name not in named]):
+        yield f"spec.stages[].tasks: no stage names {', '.join(idle)}; add to a stage, or remove from spec.tasks"
     limits = {"epochs": spec.optimization.epochs, "maxSteps": spec.optimization.max_steps}
     for name, value in limits.items():
         if spec.stages and value is not None:
@@ -61,4 +64,13 @@ def _preferences(spec: FineTuneJobSpec) -> Iterator[str]:
         yield (
             "spec.data.overLength: split would compare pieces of answers under objective dpo; "
             "choose truncate or drop"
+        )
+
+
+def _patience(spec: FineTuneJobSpec) -> Iterator[str]:
+    patience = spec.optimization.early_stopping.patience
+    if patience and not spec.data.split.validation:
+        yield (
+            f"spec.optimization.earlyStopping.patience: {patience}, and spec.data.split.validation 0 leaves no "
+            "validation loss to stop by; set patience to 0 or split.validation above 0"
         )
