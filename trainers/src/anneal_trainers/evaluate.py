@@ -4,6 +4,8 @@ Before is what training started from; the loss is the objective's own, a mean ov
 """
 
 import json
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from anneal_runtime.stage import run_stage
 from anneal_trainers import adapters, dataset, model, objective, tuned
 from anneal_trainers.channel import Channel
 from anneal_trainers.group import Group
+from anneal_trainers.loop import NonFiniteLoss
 from anneal_trainers.meter import Meter
 from anneal_trainers.prepare import inspection, producer
 
@@ -26,7 +29,11 @@ def main() -> int:
 
 
 def evaluate(run: FineTuneRun) -> EvaluateResult:
-    """Score base and tuned model on the test split, and publish the scores."""
+    """Score base and tuned model on the test split, and publish the scores.
+
+    Raises:
+        NonFiniteLoss: a loss is no number.
+    """
     facts, device = inspection(run), model.pick_device(0)
     folder = tuned.dataset_folder(run)
     split, names = dataset.open_split(folder, "test"), dataset.task_names(folder)
@@ -42,6 +49,7 @@ def evaluate(run: FineTuneRun) -> EvaluateResult:
         for k, name in enumerate(names)
         if rows[k]
     ]
+    check(scores)
     inputs = tuned.input_digests(run, "prepare", "train")
     with publishing(
         run.spec.output.uri,
@@ -54,3 +62,17 @@ def evaluate(run: FineTuneRun) -> EvaluateResult:
         publication.metadata = {"split": "test", "scores": [wire(score) for score in scores]}
         (publication.folder / "scores.json").write_text(json.dumps(publication.metadata, indent=1) + "\n")
     return EvaluateResult(artifact=publication.published, scores=scores)
+
+
+def check(scores: Sequence[Score]) -> None:
+    """Raise NonFiniteLoss where a score is no number: JSON has none for it, and nobody could use it."""
+    wrong = [
+        f"{score.name}: {score.base_loss} before, {score.tuned_loss} after"
+        for score in scores
+        if not (math.isfinite(score.base_loss) and math.isfinite(score.tuned_loss))
+    ]
+    if wrong:
+        raise NonFiniteLoss(
+            f"test losses are no finite numbers ({'; '.join(wrong)}); where the base's is not, look at its weights "
+            "and at the test rows, else lower spec.optimization.learningRate"
+        )
