@@ -61,7 +61,6 @@ def test_a_model_that_is_its_own_reference_loses_log_2_on_each_pair() -> None:
     assert coefficient.tolist() == pytest.approx([-0.15] * 2)
 
 
-def test_margin_and_accuracy_of_rewards() -> None:
+def test_margins_between_rewards() -> None:
     margin = dpo.margins(*columns(torch.float64), 0.1)
     assert margin.tolist() == pytest.approx([0.4, -1.9, 0.0, 11.65])
-    assert float(dpo.accuracy(margin)) == 0.5

@@ -42,8 +42,3 @@ def pair_losses(
     """Return loss and coefficient of each pair; arguments as those of `margins`."""
     margin = margins(chosen, rejected, reference_chosen, reference_rejected, beta)
     return losses(margin), coefficients(margin, beta)
-
-
-def accuracy(margin: Tensor) -> Tensor:
-    """Return the part of the pairs whose chosen answer is rewarded more."""
-    return (margin > 0).to(margin.dtype).mean()
