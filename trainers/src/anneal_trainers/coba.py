@@ -43,7 +43,8 @@ class State:
     slopes: list[Row] = field(default_factory=list)
     """Slopes at the last history_steps updates since the warm-up."""
     largest: list[float] = field(default_factory=list)
-    """Largest slope at every update since the warm-up."""
+    """Largest slope at every update since the warm-up: DF's softmax scales all of them by a factor of the newest
+    update, so no running sum of the odds says what the next update's are."""
 
 
 def start(tasks: int) -> State:
