@@ -69,6 +69,8 @@ def test_stages_with_coba_and_trained_sentinels_and_preferences_that_go_on_from_
     team.apply(preferences("continued", f"pvc://store/{merged}", adapter=adapter))
     done = team.wait("finetunejob", "continued", holds("Complete"), 480, "Complete")
     (again,) = done["status"]["scores"]
+    # The reference is the earlier adapter, frozen, and so what this run starts from.
+    assert float(again["baseLoss"]) == pytest.approx(math.log(2), abs=1e-4)
     assert float(again["tunedLoss"]) < math.log(2)
 
 
