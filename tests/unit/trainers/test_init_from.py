@@ -169,6 +169,29 @@ def test_what_is_no_plain_lora_is_refused(
         check(base, tmp_path / "copy")
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "OLoRA", "corda", "loftq", "lora_ga"])
+def test_an_adapter_of_altered_base_weights_is_refused(
+    base: Path, earlier: Path, tmp_path: Path, start: str
+) -> None:
+    with pytest.raises(Refused, match=f"init_lora_weights is '{start}' .* path_initial_model_for_weight"):
+        check(base, begun_by(start, earlier, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "eva", "orthogonal"])
+def test_an_adapter_beside_unaltered_base_weights_is_continued_however_it_began(
+    base: Path, earlier: Path, tmp_path: Path, start: bool | str
+) -> None:
+    assert check(base, begun_by(start, earlier, tmp_path / "copy")) is not None
+
+
+def begun_by(start: bool | str, earlier: Path, copy: Path) -> Path:
+    """Return a copy of the adapter whose configuration says how its weights began."""
+    shutil.copytree(earlier, copy)
+    path = copy / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": start}))
+    return copy
+
+
 def test_a_folder_that_is_no_adapter_is_refused(base: Path, earlier: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"holds no adapter_config.json; name an adapter's folder"):
         check(base, tmp_path)

@@ -32,6 +32,8 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "fan_in_fan_out": (False, None),
 }
 """What peft's configuration may say: anything else computes something this trainer does not."""
+ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""How init_lora_weights begins where peft takes the adapter's first values out of the base's weights."""
 _TARGET = re.compile(r"\.(\w+)\.lora_[AB]\.weight$")
 
 
@@ -105,6 +107,12 @@ def problems(
     for key, allowed in PLAIN.items():
         if key in initial.config and initial.config[key] not in allowed:
             yield f"{key} is {initial.config[key]!r} in its {CONFIG_FILE}; only plain LoRA can be continued"
+    start = str(initial.config.get("init_lora_weights", True))
+    if start.lower().startswith(ALTERING):
+        yield (
+            f"init_lora_weights is {start!r} in its {CONFIG_FILE}: such an adapter belongs to base weights that peft "
+            "altered; save it with peft's path_initial_model_for_weight_conversion, which makes it plain LoRA"
+        )
     if initial.base and initial.base != base_digest:
         yield (
             f"it was trained on the base {initial.base}, and spec.baseModel is {base_digest}; "
