@@ -7,7 +7,7 @@ import pytest
 
 from anneal_runtime.errors import Refused
 from anneal_trainers.ledger import Entry
-from anneal_trainers.replay import Different, compare, recorded
+from anneal_trainers.replay import Different, check_worlds, compare, recorded
 
 ENTRY = Entry(
     step=4,
@@ -49,3 +49,12 @@ def test_a_step_the_ledger_does_not_hold_is_refused_with_those_it_does() -> None
         recorded(entries, 5)
     with pytest.raises(Refused, match="holds no step"):
         recorded([], 1)
+
+
+def test_steps_that_other_numbers_of_ranks_took_are_refused() -> None:
+    entries = [replace(ENTRY, step=step, world=world) for step, world in ((3, 4), (4, 4), (5, 2), (6, 2))]
+    check_worlds(entries, 5, 6)
+    check_worlds(entries, 3, 4)
+    with pytest.raises(Refused, match="--step: 6 was taken by 2 ranks, and step 4, .* by 4; name") as caught:
+        check_worlds(entries, 4, 6)
+    assert caught.value.reason == "OtherWorldSize"

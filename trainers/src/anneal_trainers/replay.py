@@ -2,7 +2,7 @@
 
 The run goes on from its newest checkpoint before the step (or from its start) exactly as it did then, writing
 nothing, on as many ranks: each adds up its share in an order of its own, so fewer processes would round
-otherwise. All are started on this machine. Loss, gradient norm and losses by task must equal the ledger's
+otherwise, and steps that were taken on different numbers of ranks cannot be taken again together. All are started on this machine. Loss, gradient norm and losses by task must equal the ledger's
 to the last bit, which holds on the same library versions, kind of processor and threads a rank.
 """
 
@@ -76,6 +76,19 @@ def recorded(entries: Sequence[Entry], step: int) -> Entry:
     return found
 
 
+def check_worlds(entries: Sequence[Entry], first: int, step: int) -> None:
+    """Raise Refused where steps `first` to `step` were not all taken on as many ranks: they round otherwise."""
+    worlds = {entry.step: entry.world for entry in entries if first <= entry.step <= step}
+    other = [taken for taken, world in worlds.items() if world != worlds[step]]
+    if other:
+        raise Refused(
+            "OtherWorldSize",
+            f"--step: {step} was taken by {worlds[step]} ranks, and step {other[-1]}, which comes after the "
+            f"newest checkpoint before it, by {worlds[other[-1]]}; name a step up to {other[-1]}, or one whose "
+            "checkpoint is newer",
+        )
+
+
 def replay(config: FineTuneRun, channel: Channel, step: int) -> None:
     """Take the step again with the other ranks; the first compares and prints.
 
@@ -83,13 +96,14 @@ def replay(config: FineTuneRun, channel: Channel, step: int) -> None:
         Different: it is not the step that the ledger holds.
     """
     folder = runs_folder(config)
-    expected = recorded(ledger.read(folder), step)
+    entries = ledger.read(folder)
+    expected = recorded(entries, step)
     store = checkpoint.Store(
         folder, attempts(folder)[-1], inspection(config).keys.train, config.spec.checkpoint.keep, before=step
     )
     run = train.assemble(config, channel, store)
     run.timer = checkpoint.Timer(None)
-    state, optimizer = approach(run, step)
+    state, optimizer = approach(run, step, entries)
     rows, _ = loop.draw(run, state)
     losses = row_losses(run, rows)
     found = loop.take_step(run, state, optimizer)[1].entry
@@ -100,10 +114,17 @@ def replay(config: FineTuneRun, channel: Channel, step: int) -> None:
     run.group.leave()
 
 
-def approach(run: loop.Run, step: int) -> tuple[checkpoint.State, torch.optim.Optimizer]:
-    """Return the state just before `step` is taken, as `loop.train` comes by it, and the optimizer."""
+def approach(
+    run: loop.Run, step: int, entries: Sequence[Entry]
+) -> tuple[checkpoint.State, torch.optim.Optimizer]:
+    """Return the state just before `step` is taken, as `loop.train` comes by it, and the optimizer.
+
+    Raises:
+        Refused: `entries` say that other numbers of ranks took the steps on the way.
+    """
     optimizer = loop.make_optimizer(run.trainee)
     state = resume(run.store, run.group, run.trainee, optimizer) or loop.enter(run, loop.first_state(run), 0)
+    check_worlds(entries, state.step + 1, step)
     while True:
         state = assess.assess(run, state)
         if loop.is_over(run, state):
