@@ -21,6 +21,7 @@ from anneal_trainers import assess, checkpoint, ledger, loop, meter
 from anneal_trainers.channel import Channel
 from anneal_trainers.dataset import Split
 from anneal_trainers.group import Group
+from anneal_trainers.model import Trainee
 from anneal_trainers.resume import layout, resume
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -257,6 +258,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         resumed(make_run(tmp_path))
 
 
+def test_a_checkpoint_names_the_tensors_it_is_laid_out_for() -> None:
+    """As many tensors and weights, of other names or shapes, are another layout."""
+
+    def trainee(**shapes: tuple[int, int]) -> Trainee:
+        model = torch.nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
+        return Trainee(model, sorted(shapes), torch.zeros(6), torch.zeros(6))
+
+    models = [trainee(a=(2, 3)), trainee(b=(2, 3)), trainee(a=(3, 2))]
+    assert len({layout(model) for model in models}) == 3
+    assert layout(trainee(a=(2, 3))) == layout(models[0])
+
+
 def test_no_rank_leaves_before_the_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,11 +378,12 @@ def test_sigterm_waits_for_no_validation_and_the_next_attempt_makes_up_for_it(
 def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, asks: int
 ) -> None:
-    """Rank 1 is told to stop while it measures after step `asks`: not again before the next attempt does it anew."""
-    spec = MODES[mode] | {"evaluation": {"everySteps": 1 if mode == "natural" else 9}}
+    """Rank 1 is told to stop in the first batch it measures after step `asks`; the next attempt does all anew."""
+    often = {"everySteps": 1 if mode == "natural" else 9}
+    spec = MODES[mode] | {"evaluation": often, "data": {"maxLength": 16}}
     expected = loop.train(make_run(tmp_path / "whole", **spec))
     monkeypatch.setattr(meter, "TURN_TOKENS", 1)
-    meeting, rows = Meeting(), 0
+    meeting, measured = Meeting(), 0
     runs = [make_run(tmp_path / "parted", meeting.rank(rank), **spec) for rank in (0, 1)]
     plain, follow = runs[1].goal.measure, assess.assess
     assessed: dict[int, int] = {}
@@ -379,9 +393,9 @@ def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
         return follow(run, state)
 
     def measure(*arguments: Any) -> Any:
-        nonlocal rows
+        nonlocal measured
         if not torch.is_grad_enabled() and assessed[1] == asks:
-            rows += 1
+            measured += 1
             runs[1].stop.asked = True
         return plain(*arguments)
 
@@ -389,7 +403,7 @@ def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
     monkeypatch.setattr(runs[1].goal, "measure", measure)
     errors = both(lambda rank: loop.train(runs[rank]))
     assert [getattr(error, "reason", error) for error in errors] == ["Preempted"] * 2
-    assert rows == 1
+    assert measured == 1
     assert (runs[0].store.latest or 0) == asks
     again = make_run(tmp_path / "parted", attempt=2, **spec)
     found = loop.train(again)

@@ -71,7 +71,7 @@ class Meter:
         with torch.no_grad():
             for turn in np.array_split(np.arange(len(layout)), turns):
                 for place in turn:
-                    tally.add(*self._part(split, rows, weight, *layout[place], "validate"))
+                    tally.add(*self._part(split, rows, weight, *layout[int(place)], "validate"))
                 self._agree_to_go_on()
         self.group.sum(tally.numbers)
         return tally

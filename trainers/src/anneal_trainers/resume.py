@@ -1,5 +1,8 @@
 """Where a run goes on: rank 0 decides for the newest checkpoint, and all ranks restore that very one."""
 
+import hashlib
+import json
+
 import torch
 
 from anneal_runtime.errors import TryAgain
@@ -47,4 +50,7 @@ def resume(
 
 def layout(trainee: Trainee) -> str:
     """Return the order of tensors in the flat buffer, which a checkpoint is only valid for."""
-    return f"{len(trainee.names)} tensors, {trainee.flat.numel()} weights, in order of name"
+    shapes = {name: list(tensor.shape) for name, tensor in trainee.model.named_parameters()}
+    order = json.dumps([(name, shapes[name]) for name in trainee.names])
+    digest = hashlib.sha256(order.encode()).hexdigest()
+    return f"{len(trainee.names)} tensors, {trainee.flat.numel()} weights, names and shapes {digest[:16]}"
