@@ -90,13 +90,23 @@ def test_over_length_rows_are_counted_and_none_left_is_refused(make_run: Any) ->
     assert caught.value.reason == "NoTrainingRows"
 
 
+def test_a_balance_by_validation_losses_without_their_rows_is_refused_before_training(make_run: Any) -> None:
+    run = make_run(
+        data={"maxLength": 128, "split": {"train": 80, "validation": 0, "test": 20}},
+        optimization={"taskBalance": "lossDrop", "maxSteps": 4},
+    )
+    with pytest.raises(Refused, match="taskBalance: lossDrop .* sums, words has no validation row") as caught:
+        prepare.prepare(run)
+    assert caught.value.reason == "NoValidationRows"
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "told"),
     [
         ({"baseModel": {"uri": "file:///nowhere"}}, "ModelNotFound", "file:///nowhere does not exist"),
         ({"data": {"maxLength": 4096}}, "MaxLengthTooLong", "4096 exceeds the model's 512"),
         ({"adapter": {"targets": ["wq"]}}, "UnknownTarget", "wq: choose among q_proj"),
-        ({"queueName": "q"}, "NotImplemented", "spec.queueName"),
+        ({"data": {"maxLength": 128, "dedup": "exact"}}, "NotImplemented", "spec.data.dedup"),
         ({"tasks": [{"name": "t", "data": {"uri": "file:///no"}}]}, "DatasetNotFound", "file:///no"),
     ],
 )

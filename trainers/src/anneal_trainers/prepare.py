@@ -24,7 +24,7 @@ from anneal_runtime.artifacts import publishing
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
-from anneal_trainers import base_model, fim, sentinels, sources
+from anneal_trainers import base_model, fim, sentinels, sources, stages
 from anneal_trainers.dataset import ROWS_FILE, SPLITS, Dropped, SplitName, SplitWriter, token_type
 from anneal_trainers.formats import Row
 from anneal_trainers.inspect_stage import cache_folder
@@ -122,6 +122,7 @@ def prepare(run: FineTuneRun) -> PublishResult:
         ]
         hold_apart(writers, counts)
         _check(counts)
+        stages.check_validation(spec, [count.name for count in counts if not count.rows["validation"]])
         for name, writer in writers.items():
             writer.write(publication.folder, name)
         encoder.save(publication.folder)

@@ -32,7 +32,7 @@ def phases(spec: FineTuneJobSpec, names: Sequence[str], train: Split, validation
     Raises:
         Refused: a balance by validation losses, and a task without validation rows.
     """
-    check_validation(spec, names, validation)
+    check_validation(spec, [name for k, name in enumerate(names) if not np.any(validation.tasks == k)])
     units = plan.Units(train.unit_lengths, train.unit_tasks, train.difficulty)
     if not spec.stages:
         whole = Stage(name="all", learning_rate=spec.optimization.learning_rate)
@@ -40,10 +40,9 @@ def phases(spec: FineTuneJobSpec, names: Sequence[str], train: Split, validation
     return [_phase(spec, stage, i, names, units, stage.epochs) for i, stage in enumerate(spec.stages)]
 
 
-def check_validation(spec: FineTuneJobSpec, names: Sequence[str], validation: Split) -> None:
-    """Raise Refused where tasks are balanced by validation losses that one of them cannot have."""
+def check_validation(spec: FineTuneJobSpec, absent: Sequence[str]) -> None:
+    """Raise Refused where tasks are balanced by validation losses, and those `absent` have no row for it."""
     balance = spec.optimization.task_balance
-    absent = [name for k, name in enumerate(names) if not np.any(validation.tasks == k)]
     if balance in ("coba", "lossDrop") and absent:
         raise Refused(
             "NoValidationRows",
