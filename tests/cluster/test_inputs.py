@@ -51,7 +51,7 @@ def task(uri: str) -> list[Json]:
             "DoesNotFit",
             ["pocket", "GiB of", "weights", "spec.adapter.rank"],
         ),
-        ("not-built", {"queueName": "lane"}, "NotImplemented", ["spec.queueName", "lane"]),
+        ("not-built", {"data": {"dedup": "near"}}, "NotImplemented", ["spec.data.dedup", "near"]),
     ],
 )
 def test_bad_input_is_named_and_mended(

@@ -216,3 +216,11 @@ def test_an_adapter_with_weights_that_are_no_numbers_is_refused(
     save_file(tensors, tmp_path / "copy" / "adapter_model.safetensors")
     with pytest.raises(Refused, match=f"initFrom: {spoiled} and 0 more tensors hold NaN or infinity"):
         trainee(base, "lora", init_from=tmp_path / "copy")
+
+
+def test_the_same_adapter_is_the_same_bytes(base: Path, tmp_path: Path) -> None:
+    model = trainee(base, "lora").model
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        adapters.write(model, tmp_path / str(number), BASE)
+    assert len({(tmp_path / str(n) / "adapter_model.safetensors").read_bytes() for n in range(8)}) == 1

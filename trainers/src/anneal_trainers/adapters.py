@@ -67,7 +67,8 @@ def put(model: Any, folder: Path, missing: str | None = None) -> None:
 def write(model: Any, folder: Path, base_digest: str) -> None:
     """Write adapter_model.safetensors and adapter_config.json, which peft reads; the base is named in the header."""
     tensors = {name: p.detach().cpu().contiguous() for name, p in trained(model).items()}
-    save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt", BASE_DIGEST: base_digest})
+    # One key: safetensors writes several in any order, and the same adapter must be the same bytes.
+    save_file(tensors, folder / TENSORS_FILE, metadata={BASE_DIGEST: base_digest})
     config = model.peft_config["default"].to_dict() | {"inference_mode": True}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True, default=_plain) + "\n")
 
