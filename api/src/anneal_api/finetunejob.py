@@ -125,6 +125,10 @@ class Data(Model):
     )
 
 
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""Linear layers of a block, by the names that all families share."""
+
+
 class Adapter(Model):
     """The low-rank adapter that is trained."""
 
@@ -134,7 +138,7 @@ class Adapter(Model):
     rank: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="Rank r of the adapter.")
     alpha: Annotated[float, Field(gt=0, le=4096)] = Field(32.0, description="Scaling numerator (alpha/r).")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the adapter.")
-    targets: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=32)] = Field(
+    targets: Annotated[list[Linear], Field(max_length=7)] = Field(
         [], description="Linear layers to adapt, by name; all of them when empty."
     )
     init_from: Uri | None = Field(None, description="Earlier adapter of the same base to continue from.")

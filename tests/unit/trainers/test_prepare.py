@@ -105,7 +105,6 @@ def test_a_balance_by_validation_losses_without_their_rows_is_refused_before_tra
     [
         ({"baseModel": {"uri": "file:///nowhere"}}, "ModelNotFound", "file:///nowhere does not exist"),
         ({"data": {"maxLength": 4096}}, "MaxLengthTooLong", "4096 exceeds the model's 512"),
-        ({"adapter": {"targets": ["wq"]}}, "UnknownTarget", "wq: choose among q_proj"),
         ({"data": {"maxLength": 128, "dedup": "exact"}}, "NotImplemented", "spec.data.dedup"),
         ({"tasks": [{"name": "t", "data": {"uri": "file:///no"}}]}, "DatasetNotFound", "file:///no"),
     ],

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_api.finetunejob import FineTuneJobSpec, Linear
 from anneal_api.memory import ModelShape
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import exists, is_local, join, resolve
@@ -15,7 +15,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles follow from a position alone: with `dynamic` and `longrope` they depend on the
 longest sequence of the batch, so a row would be learned differently beside others."""
 NF4_BLOCK = 64
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR = get_args(Linear)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -112,10 +112,6 @@ def check_fits(spec: FineTuneJobSpec, shape: ModelShape) -> None:
         raise Refused(
             "MaxLengthTooLong",
             f"spec.data.maxLength: {spec.data.max_length} exceeds the model's {shape.max_positions} positions",
-        )
-    if wrong := sorted(set(spec.adapter.targets) - set(LINEAR)):
-        raise Refused(
-            "UnknownTarget", f"spec.adapter.targets: {', '.join(wrong)}: choose among {', '.join(LINEAR)}"
         )
     if spec.adapter.type == "qlora":
         _check_blocks(shape)
