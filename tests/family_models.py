@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from anneal_api.finetunejob import Adapter
-from anneal_trainers import batches, model
+from anneal_trainers.base import model
+from anneal_trainers.data import batches
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from family_models import pack, rows, trainee
 
-from anneal_trainers import model
-from anneal_trainers.group import Group, join_group
-from anneal_trainers.losses import weighted_cross_entropy
+from anneal_trainers.base import model
+from anneal_trainers.pod.group import Group, join_group
+from anneal_trainers.training.losses import weighted_cross_entropy
 
 ADDED = {"<middle>": 320}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from anneal_trainers.batches import Batch
-from anneal_trainers.dataset import Split
-from anneal_trainers.model import Trainee
+from anneal_trainers.base.model import Trainee
+from anneal_trainers.data.batches import Batch
+from anneal_trainers.data.dataset import Split
 
 VOCABULARY, HIDDEN = 40, 4
 

@@ -4,7 +4,7 @@ import time
 
 from report import Figure
 
-from anneal_trainers.packing import best_fit_decreasing
+from anneal_trainers.data.packing import best_fit_decreasing
 from train.rows import FULL, lengths
 
 ROWS = 20_000

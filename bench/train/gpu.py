@@ -25,9 +25,11 @@ from report import Figure, record
 
 from anneal_api.finetunejob import Checkpoint
 from anneal_api.memory import ModelShape
-from anneal_trainers import base_model, checkpoint, loop, model, weights
-from anneal_trainers.group import Group
-from anneal_trainers.packing import best_fit_decreasing
+from anneal_trainers.base import base_model, model, weights
+from anneal_trainers.data.packing import best_fit_decreasing
+from anneal_trainers.pod.group import Group
+from anneal_trainers.records import checkpoint
+from anneal_trainers.training import loop
 from train import flops, rows
 from train.measure import LINEAR, Job, Meter, Rows, Step, step_of
 from train.ours import Stamps, make_spec, split

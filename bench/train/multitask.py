@@ -19,11 +19,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from anneal_api.finetunejob import FineTuneJobSpec
-from anneal_trainers import checkpoint, dataset, loop, model
-from anneal_trainers.batches import batches
-from anneal_trainers.channel import Channel
-from anneal_trainers.group import Group
-from anneal_trainers.losses import weighted_cross_entropy
+from anneal_trainers.base import model
+from anneal_trainers.data import dataset
+from anneal_trainers.data.batches import batches
+from anneal_trainers.pod.channel import Channel
+from anneal_trainers.pod.group import Group
+from anneal_trainers.records import checkpoint
+from anneal_trainers.training import loop
+from anneal_trainers.training.losses import weighted_cross_entropy
 
 STEPS, TOKENS = 60, 512
 SPLIT = {"train": 90, "validation": 10, "test": 0}

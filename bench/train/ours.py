@@ -14,10 +14,13 @@ import numpy as np
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_runtime.chat import Encoded
-from anneal_trainers import checkpoint, dataset, loop, model
-from anneal_trainers.batches import Batch, pack
-from anneal_trainers.channel import Channel
-from anneal_trainers.group import join_group
+from anneal_trainers.base import model
+from anneal_trainers.data import dataset
+from anneal_trainers.data.batches import Batch, pack
+from anneal_trainers.pod.channel import Channel
+from anneal_trainers.pod.group import join_group
+from anneal_trainers.records import checkpoint
+from anneal_trainers.training import loop
 from train.measure import Job, Meter, Result, Rows, Step, held_out_loss, peak_memory, step_of
 
 

@@ -17,8 +17,10 @@ from report import Figure, record
 
 from anneal_api.finetunejob import Adapter
 from anneal_runtime.artifacts import sha256
-from anneal_trainers import checkpoint, loop, model
-from anneal_trainers.losses import weighted_cross_entropy
+from anneal_trainers.base import model
+from anneal_trainers.records import checkpoint
+from anneal_trainers.training import loop
+from anneal_trainers.training.losses import weighted_cross_entropy
 from train.ours import random_pack
 
 HIDDEN, LAYERS, RANK = 1024, 4, 690

@@ -14,7 +14,7 @@ from anneal_api.base import Model
 GIB = 1024**3
 NF4_BITS = 4.127
 LOGIT_CHUNK = 256
-"""Targets whose logits the trainer holds at a time (anneal_trainers.losses.CHUNK; a test keeps them equal)."""
+"""Targets whose logits the trainer holds at a time (anneal_trainers.training.losses.CHUNK; a test keeps them equal)."""
 
 
 class ModelShape(Model):

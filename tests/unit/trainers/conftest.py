@@ -1,20 +1,17 @@
 """A tiny model and rows for it; run configs as the operator writes them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from tiny_model import write_tiny_model
 
 from anneal_api.base import wire
 from anneal_api.runs import FineTuneRun
 from anneal_trainers.inspect_stage import inspect
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from tiny_model import write_tiny_model
 
 # The same examples on every run, however slow the machine.
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)

@@ -6,7 +6,7 @@ import pytest
 
 from anneal_api.outcome import Score
 from anneal_trainers import evaluate
-from anneal_trainers.loop import NonFiniteLoss
+from anneal_trainers.training.loop import NonFiniteLoss
 
 
 def score(base: float, tuned: float) -> Score:

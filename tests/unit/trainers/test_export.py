@@ -9,7 +9,7 @@ import torch
 from family_models import plain, write_family
 
 from anneal_trainers import export
-from anneal_trainers.dataset import Split
+from anneal_trainers.data.dataset import Split
 from anneal_trainers.export import choose_rows
 
 

@@ -16,8 +16,10 @@ from anneal_api.finetunejob import Split as Shares
 from anneal_api.outcome import Outcome
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
-from anneal_trainers import base_model, dataset, inspect_stage, prepare
-from anneal_trainers.formats import Row
+from anneal_trainers import inspect_stage, prepare
+from anneal_trainers.base import base_model
+from anneal_trainers.data import dataset
+from anneal_trainers.data.formats import Row
 from anneal_trainers.prepare import part_of
 from anneal_trainers.tuned import dataset_folder
 

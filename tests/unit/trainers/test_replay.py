@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from anneal_runtime.errors import Refused
-from anneal_trainers.ledger import Entry
+from anneal_trainers.records.ledger import Entry
 from anneal_trainers.replay import Different, check_worlds, compare, recorded
 
 ENTRY = Entry(

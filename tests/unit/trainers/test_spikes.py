@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from anneal_trainers.dataset import Split
-from anneal_trainers.ledger import Entry
+from anneal_trainers.data.dataset import Split
+from anneal_trainers.records.ledger import Entry
 from anneal_trainers.spikes import LEAST, WINDOW, Spike, find, lines, places
 
 

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from anneal_trainers import checkpoint, loop, train
+from anneal_trainers import train
+from anneal_trainers.records import checkpoint
+from anneal_trainers.training import loop
 
 
 def test_the_manifest_tells_losses_of_the_best_step_and_passes_of_each_task() -> None:

@@ -15,7 +15,7 @@ from typing import cast
 STAGES = {
     "inspect": "anneal_trainers.inspect_stage",
     "prepare": "anneal_trainers.prepare",
-    "train": "anneal_trainers.launcher",
+    "train": "anneal_trainers.pod.launcher",
     "rank": "anneal_trainers.train",
     "evaluate": "anneal_trainers.evaluate",
     "export": "anneal_trainers.export",

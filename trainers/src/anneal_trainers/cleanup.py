@@ -9,7 +9,7 @@ from anneal_runtime.artifacts import published
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
-from anneal_trainers.runs import names_in, runs_folder
+from anneal_trainers.records.runs import names_in, runs_folder
 
 
 class Deleted(Model):

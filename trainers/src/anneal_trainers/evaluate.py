@@ -15,12 +15,15 @@ from anneal_api.outcome import EvaluateResult, Score
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import publishing
 from anneal_runtime.stage import run_stage
-from anneal_trainers import adapters, dataset, model, objective, tuned
-from anneal_trainers.channel import Channel
-from anneal_trainers.group import Group
-from anneal_trainers.loop import NonFiniteLoss
-from anneal_trainers.meter import Meter
+from anneal_trainers import tuned
+from anneal_trainers.base import adapters, model
+from anneal_trainers.data import dataset
+from anneal_trainers.pod.channel import Channel
+from anneal_trainers.pod.group import Group
 from anneal_trainers.prepare import inspection, producer
+from anneal_trainers.training import objective
+from anneal_trainers.training.loop import NonFiniteLoss
+from anneal_trainers.training.meter import Meter
 
 
 def main() -> int:

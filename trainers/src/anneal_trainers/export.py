@@ -22,8 +22,10 @@ from anneal_api.version import VERSION
 from anneal_runtime.artifacts import publishing
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.stage import run_stage
-from anneal_trainers import dataset, merge, model, tuned
-from anneal_trainers.batches import Batch, pack
+from anneal_trainers import tuned
+from anneal_trainers.base import merge, model
+from anneal_trainers.data import dataset
+from anneal_trainers.data.batches import Batch, pack
 from anneal_trainers.prepare import inspection, producer
 
 REFERENCE_TOKENS = 8192

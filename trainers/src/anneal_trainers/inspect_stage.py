@@ -20,8 +20,11 @@ from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
-from anneal_trainers import base_model, consistency, fim, init_from, sentinels, sources, telemetry
-from anneal_trainers.formats import Row
+from anneal_trainers import consistency
+from anneal_trainers.base import base_model, init_from
+from anneal_trainers.data import fim, sentinels, sources
+from anneal_trainers.data.formats import Row
+from anneal_trainers.pod import telemetry
 
 SAMPLE_ROWS = 200
 """Rows of a task whose shape and chat are checked here; prepare checks all of them."""

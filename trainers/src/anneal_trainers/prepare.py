@@ -24,11 +24,13 @@ from anneal_runtime.artifacts import publishing
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
-from anneal_trainers import base_model, fim, sentinels, sources, stages
-from anneal_trainers.dataset import ROWS_FILE, SPLITS, Dropped, SplitName, SplitWriter, token_type
-from anneal_trainers.formats import Row
+from anneal_trainers.base import base_model
+from anneal_trainers.data import fim, sentinels, sources
+from anneal_trainers.data.dataset import ROWS_FILE, SPLITS, Dropped, SplitName, SplitWriter, token_type
+from anneal_trainers.data.formats import Row
+from anneal_trainers.data.units import Unit, UnitMaker, content_digest
 from anneal_trainers.inspect_stage import cache_folder
-from anneal_trainers.units import Unit, UnitMaker, content_digest
+from anneal_trainers.training import stages
 
 
 @dataclass

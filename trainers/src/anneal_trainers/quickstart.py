@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anneal_runtime.storage import join, resolve
-from anneal_trainers import fim
+from anneal_trainers.data import fim
 
 ROWS = 400
 """Rows of a task; chosen by hash among all functions that qualify."""

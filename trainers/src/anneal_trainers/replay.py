@@ -20,15 +20,17 @@ from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import read_run
-from anneal_trainers import assess, checkpoint, ledger, loop, train
-from anneal_trainers.batches import batches
-from anneal_trainers.channel import Channel
-from anneal_trainers.launcher import ENV_PORT, Launcher, rank_environment
-from anneal_trainers.ledger import Entry
+from anneal_trainers import train
+from anneal_trainers.data.batches import batches
+from anneal_trainers.pod.channel import Channel
+from anneal_trainers.pod.launcher import ENV_PORT, Launcher, rank_environment
+from anneal_trainers.pod.ranks import Limits
 from anneal_trainers.prepare import inspection
-from anneal_trainers.ranks import Limits
-from anneal_trainers.resume import resume
-from anneal_trainers.runs import attempts, runs_folder
+from anneal_trainers.records import checkpoint, ledger
+from anneal_trainers.records.ledger import Entry
+from anneal_trainers.records.runs import attempts, runs_folder
+from anneal_trainers.training import assess, loop
+from anneal_trainers.training.resume import resume
 
 COMPARED = ("stage", "rows", "learning_rate", "task_losses", "loss", "gradient_norm", "finite")
 Rows = npt.NDArray[np.int64]

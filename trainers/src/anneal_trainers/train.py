@@ -17,13 +17,18 @@ from anneal_runtime.artifacts import publishing
 from anneal_runtime.errors import Refused, TryAgain
 from anneal_runtime.stage import read_run
 from anneal_runtime.storage import local
-from anneal_trainers import adapters, checkpoint, dataset, loop, model, out_of_memory, telemetry, tuned
-from anneal_trainers.channel import Channel
-from anneal_trainers.group import is_peer_loss, join_group
+from anneal_trainers import tuned
+from anneal_trainers.base import adapters, model
+from anneal_trainers.data import dataset
+from anneal_trainers.data.sources import base_uri
 from anneal_trainers.inspect_stage import cache_folder
+from anneal_trainers.pod import out_of_memory, telemetry
+from anneal_trainers.pod.channel import Channel
+from anneal_trainers.pod.group import is_peer_loss, join_group
 from anneal_trainers.prepare import inspection, producer
-from anneal_trainers.runs import runs_folder
-from anneal_trainers.sources import base_uri
+from anneal_trainers.records import checkpoint
+from anneal_trainers.records.runs import runs_folder
+from anneal_trainers.training import loop
 
 ENV_RANK, ENV_LOCAL_RANK, ENV_WORLD, ENV_MEET = "RANK", "LOCAL_RANK", "WORLD_SIZE", "ANNEAL_MEET"
 

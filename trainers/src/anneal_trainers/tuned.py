@@ -10,10 +10,11 @@ from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import identity, open_artifact, published, reference, uri_of
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import local
-from anneal_trainers import adapters, dataset, model
+from anneal_trainers.base import adapters, model
+from anneal_trainers.data import dataset
+from anneal_trainers.data.sources import base_uri
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.prepare import inspection
-from anneal_trainers.sources import base_uri
 
 
 def dataset_folder(run: FineTuneRun) -> Path:

@@ -1,0 +1,104 @@
+"""Units stay whole: written side by side, described alike, dropped together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anneal_runtime.chat import Encoded
+from anneal_trainers.data.dataset import (
+    Dropped,
+    SplitWriter,
+    added_tokens,
+    open_split,
+    task_names,
+    token_type,
+)
+
+
+def row(*ids: int) -> Encoded:
+    return Encoded([*ids], [True] * len(ids))
+
+
+def digest(number: int) -> bytes:
+    return bytes([number] * 32)
+
+
+@pytest.fixture
+def writer() -> SplitWriter:
+    """Three units: one row, then two pieces of another task, then one row again."""
+    made = SplitWriter(np.uint16)
+    made.add([row(1, 2, 3)], 0, [digest(1)], 0.5)
+    made.add([row(4, 5), row(6, 7, 8, 9)], 1, [digest(2), digest(3)], 7.0)
+    made.add([Encoded([10, 11, 12], [False, False, True])], 0, [digest(4)], 0.25)
+    return made
+
+
+def test_a_split_knows_its_units_when_it_is_read_again(writer: SplitWriter, tmp_path: Path) -> None:
+    writer.write(tmp_path, "train")
+    split = open_split(tmp_path, "train")
+    assert split.units.tolist() == [0, 1, 3, 4]
+    assert split.unit_of.tolist() == [0, 1, 1, 2]
+    assert split.tasks.tolist() == [0, 1, 1, 0]
+    assert split.unit_tasks.tolist() == [0, 1, 0]
+    assert split.unit_lengths.tolist() == [3, 6, 3]
+    assert split.difficulty.tolist() == [0.5, 7.0, 0.25]
+    assert split.lengths.tolist() == [3, 2, 4, 3]
+    assert [split.row(index)[0].tolist() for index in range(4)] == [
+        [1, 2, 3],
+        [4, 5],
+        [6, 7, 8, 9],
+        [10, 11, 12],
+    ]
+
+
+def test_a_rows_first_token_is_never_learned(writer: SplitWriter) -> None:
+    split = writer.split()
+    assert split.targets.tolist() == [2, 1, 3, 1]
+    assert not any(split.row(index)[1][0] for index in range(len(split)))
+
+
+def test_a_task_with_an_unrated_unit_is_as_difficult_as_it_is_long(writer: SplitWriter) -> None:
+    writer.add([row(1, 2), row(3, 4, 5)], 1, [digest(5), digest(6)], None)
+    split = writer.split()
+    assert split.difficulty.tolist() == [0.5, 1 + 3, 0.25, 1 + 2]
+    assert split.difficulty.dtype == np.float32
+
+
+def test_one_known_row_drops_its_whole_unit(writer: SplitWriter) -> None:
+    assert writer.drop({digest(3)}) == [Dropped(task=1, rows=2, tokens=6)]
+    assert writer.digests == {digest(1), digest(4)}
+    assert writer.split().units.tolist() == [0, 1, 2]
+
+
+def test_a_split_without_rows_is_a_split(tmp_path: Path) -> None:
+    SplitWriter(np.uint32).write(tmp_path, "test")
+    split = open_split(tmp_path, "test")
+    assert len(split) == 0
+    assert [len(part) for part in (split.unit_of, split.unit_tasks, split.unit_lengths, split.targets)] == [
+        0
+    ] * 4
+    assert split.units.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "added", "expected"),
+    [
+        (1 << 16, {}, np.uint16),
+        ((1 << 16) + 1, {}, np.uint32),
+        (1 << 16, {"<|gap|>": (1 << 16) - 1}, np.uint16),
+        (1 << 16, {"<|gap|>": 1 << 16}, np.uint32),
+    ],
+)
+def test_ids_take_the_smallest_type_that_holds_them(
+    vocabulary: int, added: dict[str, int], expected: type
+) -> None:
+    assert token_type(vocabulary, added) is expected
+
+
+def test_what_is_told_of_the_rows_can_be_read_again(tmp_path: Path) -> None:
+    told = {"tasks": [{"name": "b"}, {"name": "a"}], "addedTokens": {"<|gap|>": 7}}
+    (tmp_path / "rows.json").write_text(json.dumps(told))
+    assert task_names(tmp_path) == ["b", "a"]
+    assert added_tokens(tmp_path) == {"<|gap|>": 7}

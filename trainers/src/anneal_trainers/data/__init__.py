@@ -1,0 +1,1 @@
+"""Rows: read from sources, made into units of tokens, packed into batches."""

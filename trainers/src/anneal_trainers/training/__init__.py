@@ -1,0 +1,1 @@
+"""The loop and what it decides by: plan, objectives, balance, schedules, validation."""
