@@ -203,20 +203,122 @@ def _logits(shape: ModelShape, tokens: int) -> float:
     return float(min(tokens, LOGIT_CHUNK) * shape.vocabulary * 4 * 3)
 
 
-def serving_plan(
-    shape: ModelShape, *, group: int | None, sequence: int, batch: int, memory_gib: float
-) -> Plan:
-    """Plan one replica's memory: weights (INT4 with `group`, or float16), and the KV cache.
+BATCH_TOKENS = 2048
+"""Tokens of one step of a TensorRT-LLM engine over all sequences: longer prompts go in chunks."""
+CPU_BATCH_TOKENS = 256
+"""The same of OpenVINO's server (anneal_serving.triton.scheduler.PREFILL_TOKENS; a test keeps them equal)."""
+KV_FRACTION = 0.9
+"""Share of what is left after weights, runtime and activations that a TensorRT-LLM engine takes for its KV cache."""
+CUDA_RUNTIME = 0.75 * GIB
+"""A driver's context with the kernels and workspaces of TensorRT-LLM."""
+CPU_RUNTIME = 0.5 * GIB
+"""Triton, its Python stub and OpenVINO with a compiled graph."""
 
-    The cache is planned for `batch` sequences of `sequence` tokens; runtime and activations
-    are taken as 1.25 GiB, the middle of what TensorRT-LLM 1.2 needs on an A10.
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """One accelerator's memory of a replica: what is fixed, and how many tokens the rest holds.
+
+    Attributes:
+        fixed: weights, runtime and activations of this accelerator.
+        token_bytes: what a token's keys and values take of it.
+        sequence, batch: the limits asked for.
+        fraction: share of what is left that becomes the KV cache.
+        reserved: whether the cache of all `batch` sequences is taken when the server starts.
+    """
+
+    fixed: Plan
+    token_bytes: float
+    sequence: int
+    batch: int
+    fraction: float
+    reserved: bool
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+        left = (self.fixed.available - self.fixed.needed) * self.fraction
+        return max(0, int(left / self.token_bytes))
+
+    @property
+    def guaranteed_batch(self) -> int:
+        """Sequences of full length that are held at once, whatever they turn out to need."""
+        return min(self.batch, self.kv_tokens // self.sequence)
+
+    @property
+    def guaranteed_length(self) -> int:
+        """Longest sequence that as many as `batch` may all reach at once."""
+        return min(self.sequence, self.kv_tokens // self.batch)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can serve: one sequence of full length, or all of them where the cache is taken at once."""
+        return self.guaranteed_batch >= (self.batch if self.reserved else 1)
+
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether sequences wait for room in the cache when all slots are long."""
+        return self.guaranteed_batch < self.batch
+
+    @property
+    def arithmetic(self) -> str:
+        """What is needed against what there is, in words."""
+        wanted = self.batch * self.sequence
+        cache = self.token_bytes * (wanted if self.reserved else self.sequence)
+        need = Plan((*self.fixed.terms, ("KV cache", cache / self.fraction)), self.fixed.available)
+        return f"{need.arithmetic}; {self._cache()}"
+
+    def _cache(self) -> str:
+        held = f"{self.kv_tokens} KV tokens at {self.token_bytes / 1024:.0f} KiB"
+        if not self.fits:
+            return f"room for {held}"
+        whole = f"{held}: {self.guaranteed_batch} of {self.batch} sequences of {self.sequence} guaranteed"
+        if not self.oversubscribed:
+            return whole
+        return f"{whole}, {self.batch} of {self.guaranteed_length}; longer ones queue"
+
+
+def serving_plan(
+    shape: ModelShape,
+    *,
+    group: int | None,
+    sequence: int,
+    batch: int,
+    memory_gib: float,
+    ranks: int = 1,
+    cpu: bool = False,
+) -> ServingPlan:
+    """Plan the memory of each of the `ranks` accelerators of a replica.
+
+    Args:
+        group: weights that share a scale in INT4; None keeps them in float16.
+        ranks: accelerators that a replica's layers, heads and cache are divided between.
+        cpu: OpenVINO's server, which computes in float32 and takes the cache of all sequences when it starts.
     """
     bits = 16 if group is None else 4 + 16 / group
-    return Plan(
-        (
-            ("weights", shape.linear_parameters * bits / 8 + shape.embedding_parameters * 2),
-            ("KV cache", float(batch * sequence * shape.kv_bytes_per_token)),
-            ("runtime", 1.25 * GIB),
-        ),
-        memory_gib * GIB,
+    weights = shape.linear_parameters * bits / 8 + shape.embedding_parameters * 2
+    tokens = CPU_BATCH_TOKENS if cpu else BATCH_TOKENS
+    terms = (
+        ("weights", weights / ranks),
+        ("runtime", CPU_RUNTIME if cpu else CUDA_RUNTIME),
+        ("activations", _step_activations(shape, max(batch, tokens), ranks, 4 if cpu else 2)),
     )
+    return ServingPlan(
+        fixed=Plan(terms, memory_gib * GIB),
+        token_bytes=shape.kv_bytes_per_token / ranks,
+        sequence=sequence,
+        batch=batch,
+        fraction=1.0 if cpu else KV_FRACTION,
+        reserved=cpu,
+    )
+
+
+def _step_activations(shape: ModelShape, tokens: int, ranks: int, width: int) -> float:
+    """Return bytes in use while `tokens` go through one layer, and of all their logits in float32.
+
+    The residual stream, its norm and a layer's output; queries, keys and values; the gated unit's two values and their
+    product. Logits are of every token of the step, because engines are built to give the gate those of whole prompts.
+    """
+    attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_size
+    inner = 3 * shape.hidden + (attention + 3 * shape.intermediate) / ranks
+    return tokens * (inner * width + shape.vocabulary * 4)

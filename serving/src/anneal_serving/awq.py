@@ -92,8 +92,9 @@ def _candidates(seen: Observed) -> list[Tensor]:
 
 
 def _prequant(importance: Tensor) -> Tensor:
+    # A power of two goes into the norm before the layer without a rounding, and changes no bit of a weight's mantissa.
     centred = importance / (importance.max() * importance.min()).sqrt()
-    return (1 / centred).clamp(2**-10, 2**10).half().float()
+    return torch.exp2(-torch.log2(centred).round().clamp(-10, 10))
 
 
 def _error_at(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> float:

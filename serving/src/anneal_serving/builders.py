@@ -20,7 +20,8 @@ def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
     """
     if spec.engine.runtime == "openvino":
         return f"openvino-{metadata.version('openvino')}"
-    if accelerator.compute_capability is None:
+    torch_backend = spec.engine.runtime == "tensorrt-llm-pytorch"
+    if accelerator.compute_capability is None and not torch_backend:
         raise Refused(
             "NoComputeCapability",
             f"spec.accelerator: profile {accelerator.name} has no computeCapability, which a TensorRT engine is "
@@ -31,4 +32,5 @@ def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
             "UnsupportedGroupSize",
             f"spec.quantization.groupSize: {spec.quantization.group_size} has no kernel in TensorRT-LLM; use 64 or 128",
         )
-    return f"tensorrt-llm-{TENSORRT_LLM}-sm{accelerator.compute_capability}"
+    tied = "pytorch" if torch_backend else f"sm{accelerator.compute_capability}"
+    return f"tensorrt-llm-{TENSORRT_LLM}-{tied}"

@@ -26,8 +26,12 @@ EMBEDDING = "transformer.vocab_embedding.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "transformer.ln_f.weight"
 
-_NAMES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "I8": np.dtype(np.int8)}
-_CODES = {dtype: code for code, dtype in _NAMES.items()}
+_CODES = {
+    np.dtype(np.float16): "F16",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint8): "U8",
+}
 
 
 def config_of(decoder: Decoder, group: int) -> dict[str, Any]:

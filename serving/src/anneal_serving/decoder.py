@@ -4,7 +4,7 @@ Anything a later stage would compute wrongly is refused here, by name: a model t
 nonsense costs more than one that does not start.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anneal_api.memory import ModelShape
@@ -78,6 +78,39 @@ class Decoder:
                     "GroupSizeDoesNotDivide",
                     f"spec.quantization.groupSize: {group} does not divide the {width} inputs of {name}; "
                     f"{self._remedy()}",
+                )
+
+    def share(self, ranks: int) -> "Decoder":
+        """Return what one of `ranks` accelerators holds of this decoder: its heads, inner width and vocabulary."""
+        return replace(
+            self,
+            heads=self.heads // ranks,
+            kv_heads=self.kv_heads // ranks,
+            intermediate=self.intermediate // ranks,
+            vocabulary=self.vocabulary // ranks,
+        )
+
+    def check_ranks(self, ranks: int, group: int) -> None:
+        """Raise Refused unless `ranks` accelerators can hold equal parts, each of whole groups of `group`."""
+        sizes = {
+            "attention heads": self.heads,
+            "key heads": self.kv_heads,
+            "intermediate size": self.intermediate,
+            "vocabulary": self.vocabulary,
+        }
+        for name, size in sizes.items():
+            if size % ranks:
+                raise Refused(
+                    "RanksDoNotDivide",
+                    f"spec.engine.tensorParallelSize: {ranks} does not divide the {name} of {size}; use 1, or "
+                    "another number that divides it",
+                )
+        for name, (_, width) in self.share(ranks).linears().items():
+            if width % group:
+                raise Refused(
+                    "GroupSizeDoesNotDivide",
+                    f"spec.quantization.groupSize: {group} does not divide the {width} inputs of {name} on each of "
+                    f"spec.engine.tensorParallelSize {ranks}; {self.share(ranks)._remedy()}",
                 )
 
     def _remedy(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from anneal_api.outcome import PublishResult
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
-from anneal_serving import builders, stages, tensorrt_llm
+from anneal_serving import builders, shards, stages, tensorrt_llm, unified
 from anneal_serving.checkpoint import Checkpoint
 
 COPIED = ("tokenizer.json", "chat.json")
@@ -20,7 +20,7 @@ OPENVINO_PROPERTIES = {
     "KV_CACHE_PRECISION": "f16",
 }
 ENGINE_FOLDER = "engine"
-"""Where trtllm-build's output lies in the artifact."""
+"""Where what TensorRT-LLM loads lies in the artifact."""
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def run(config: DeploymentRun) -> PublishResult:
         for name in COPIED:
             shutil.copyfile(source / name, publication.folder / name)
         publication.metadata.update(_common(config, source))
-        compiler = _openvino if config.spec.engine.runtime == "openvino" else _tensorrt_llm
+        compiler = _COMPILERS[config.spec.engine.runtime]
         publication.metadata.update(compiler(config, source, publication.folder))
     return PublishResult(artifact=publication.published)
 
@@ -70,5 +70,21 @@ def _openvino(config: DeploymentRun, source: Path, folder: Path) -> dict[str, An
 
 def _tensorrt_llm(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
     engine = config.spec.engine
+    if engine.tensor_parallel_size > 1:
+        whole, source = source, stages.CACHE / "shards"
+        shards.write(Checkpoint(whole), source, engine.tensor_parallel_size)
     tensorrt_llm.build(source, folder / ENGINE_FOLDER, engine, stages.CACHE / "tensorrt")
     return {"triton": tensorrt_llm.triton_parameters(engine)}
+
+
+def _pytorch(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
+    (folder / ENGINE_FOLDER).mkdir()
+    unified.write(Checkpoint(source), folder / ENGINE_FOLDER)
+    return {}
+
+
+_COMPILERS = {
+    "openvino": _openvino,
+    "tensorrt-llm-engine": _tensorrt_llm,
+    "tensorrt-llm-pytorch": _pytorch,
+}

@@ -71,6 +71,7 @@ def read_decoder(config: DeploymentRun, manifest: Manifest) -> Decoder:
         )
     decoder = from_hugging_face(hugging_face.read(uri).config)
     decoder.check_group(config.spec.quantization.group_size)
+    decoder.check_ranks(config.spec.engine.tensor_parallel_size, config.spec.quantization.group_size)
     return decoder
 
 

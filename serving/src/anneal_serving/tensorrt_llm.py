@@ -10,19 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from anneal_api.memory import BATCH_TOKENS, KV_FRACTION
 from anneal_api.modeldeployment import Engine
 from anneal_runtime.errors import Refused
 from anneal_serving.int4 import Array
 
-BATCH_TOKENS = 2048
-"""Tokens of one step over all sequences; longer prompts go in chunks (paged context attention)."""
-KV_FRACTION = 0.9
-"""Share of the memory left after the weights that the KV cache takes."""
-
 
 def build_command(checkpoint: Path, target: Path, engine: Engine, cache: Path) -> list[str]:
     """Return the command that compiles `checkpoint` into `target`."""
-    options = {
+    options: dict[str, object] = {
         "checkpoint_dir": checkpoint,
         "output_dir": target,
         "gemm_plugin": "auto",
@@ -35,6 +31,8 @@ def build_command(checkpoint: Path, target: Path, engine: Engine, cache: Path) -
         "input_timing_cache": cache / "timing.cache",
         "output_timing_cache": cache / "timing.cache",
     }
+    if engine.tensor_parallel_size > 1:
+        options["workers"] = engine.tensor_parallel_size
     pairs = [[f"--{name}", str(value)] for name, value in options.items()]
     # The gate compares logits of whole prompts.
     return ["trtllm-build", *(word for pair in pairs for word in pair), "--gather_context_logits"]
@@ -63,7 +61,9 @@ def triton_parameters(engine: Engine) -> dict[str, str]:
         "triton_max_batch_size": str(engine.max_batch_size),
         "decoupled_mode": "true",
         "batching_strategy": "inflight_fused_batching",
-        "batch_scheduler_policy": "max_utilization",
+        # A request begins when the cache has room for all it may write, and waits until then: the queue of the
+        # memory plan. The other policy starts more of them and throws running ones out.
+        "batch_scheduler_policy": "guaranteed_no_evict",
         "max_queue_delay_microseconds": "0",
         "max_queue_size": "0",
         "kv_cache_free_gpu_mem_fraction": str(KV_FRACTION),

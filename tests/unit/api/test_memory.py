@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from anneal_api.memory import ACCELERATOR, CPU, GIB, ModelShape, Plan, serving_plan, training_plan
+from anneal_api.memory import (
+    ACCELERATOR,
+    CPU,
+    CPU_RUNTIME,
+    GIB,
+    ModelShape,
+    Plan,
+    ServingPlan,
+    serving_plan,
+    training_plan,
+)
 
 DEEPSEEK_33B = ModelShape(
     architecture="LlamaForCausalLM",
@@ -50,17 +60,76 @@ def test_33b_has_33_billion_parameters() -> None:
     assert total == pytest.approx(33.34e9, rel=0.005)
 
 
-def test_33b_int4_weights_and_cache_are_the_published_ones() -> None:
-    plan = serving_plan(DEEPSEEK_33B, group=128, sequence=4096, batch=4, memory_gib=22.5)
-    assert dict(plan.terms)["weights"] == pytest.approx(17.88e9, rel=0.01)
-    assert DEEPSEEK_33B.kv_bytes_per_token == 248 * 1024
+def a10(**limits: int) -> ServingPlan:
+    asked = {"group": 128, "sequence": 6144, "batch": 8} | limits
+    return serving_plan(DEEPSEEK_33B, memory_gib=22.5, **asked)
+
+
+def test_33b_on_an_a10_has_the_published_figures() -> None:
+    plan = a10()
+    terms = dict(plan.fixed.terms)
+    assert terms["weights"] == pytest.approx(17.88e9, rel=0.01)
+    assert plan.token_bytes == 248 * 1024
+    assert 1.0 < (terms["runtime"] + terms["activations"]) / GIB < 1.5
+    assert 17_000 <= plan.kv_tokens <= 19_000
+
+
+def test_what_is_beyond_the_cache_queues() -> None:
+    plan = a10()
     assert plan.fits
+    assert plan.oversubscribed
+    assert (plan.guaranteed_batch, plan.guaranteed_length) == (plan.kv_tokens // 6144, plan.kv_tokens // 8)
+    assert plan.guaranteed_batch in (2, 3)
+    assert f"8 of {plan.kv_tokens // 8}; longer ones queue" in plan.arithmetic
+
+
+def test_what_the_cache_holds_is_guaranteed() -> None:
+    plan = a10(batch=4, sequence=4096)
+    assert plan.fits
+    assert not plan.oversubscribed
+    assert (plan.guaranteed_batch, plan.guaranteed_length) == (4, 4096)
+    assert plan.arithmetic.endswith("4 of 4 sequences of 4096 guaranteed")
+
+
+def test_one_sequence_that_does_not_fit_is_too_long() -> None:
+    assert a10(sequence=16_384).fits
+    longer = a10(sequence=24_576)
+    assert not longer.fits
+    assert "GiB of 22.50 GiB; room for" in longer.arithmetic
 
 
 def test_33b_does_not_fit_an_a10_in_full_precision() -> None:
-    plan = serving_plan(DEEPSEEK_33B, group=None, sequence=4096, batch=1, memory_gib=22.5)
+    plan = a10(group=None, batch=1, sequence=2)
     assert not plan.fits
-    assert "of 22.50 GiB" in plan.arithmetic
+    assert plan.kv_tokens == 0
+    assert "weights 62.1" in plan.arithmetic
+
+
+def test_two_accelerators_halve_weights_and_cache() -> None:
+    one, two = a10(), a10(ranks=2)
+    assert dict(two.fixed.terms)["weights"] == dict(one.fixed.terms)["weights"] / 2
+    assert two.token_bytes == one.token_bytes / 2
+    assert two.guaranteed_batch == 8
+
+
+def test_openvino_takes_the_cache_of_all_sequences_at_once() -> None:
+    limits = {"group": 32, "sequence": 64, "memory_gib": CPU_RUNTIME / GIB + 0.002, "cpu": True}
+    few, many = (serving_plan(SMALL, batch=batch, **limits) for batch in (1, 1000))
+    assert few.fits
+    assert not many.fits
+    assert many.guaranteed_batch > 1
+
+
+def test_serving_terms_by_hand() -> None:
+    plan = serving_plan(SMALL, group=32, sequence=64, batch=300, memory_gib=1, cpu=True)
+    linear = 3 * (10 * 5 * (2 * 2 + 2 * 1) + 3 * 10 * 20)
+    # 300 tokens of a step: more sequences than CPU_BATCH_TOKENS; 3 x 10 + (2 x 2 + 2 x 1) x 5 + 3 x 20 values.
+    assert dict(plan.fixed.terms) == {
+        "weights": linear * 4.5 / 8 + 100 * 10 * 2,
+        "runtime": CPU_RUNTIME,
+        "activations": 300 * (120 * 4 + 100 * 4),
+    }
+    assert plan.token_bytes == 3 * 2 * 1 * 5 * 2
 
 
 def test_the_recipe_fits_an_a100_whole_on_every_rank() -> None:

@@ -10,7 +10,7 @@ import pytest
 from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import DeploymentRun
 from anneal_runtime.errors import Refused
-from anneal_serving import inspect_stage
+from anneal_serving import builders, inspect_stage
 
 from .conftest import World, publish_model
 
@@ -128,3 +128,14 @@ def test_inspection_loads_no_runtime() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_torch_backend_is_tied_to_no_capability(world: World) -> None:
+    spec = world.run(engine={"runtime": "tensorrt-llm-pytorch"}, quantization={"groupSize": 64}).spec
+    blind = AcceleratorProfile(name="cpu", memory_gib=8)
+    assert builders.builder(spec, blind) == f"tensorrt-llm-{builders.TENSORRT_LLM}-pytorch"
+
+
+def test_accelerators_that_do_not_divide_the_heads(world: World) -> None:
+    with pytest.raises(Refused, match="tensorParallelSize: 4 does not divide the key heads of 2"):
+        inspect_stage.run(world.run(engine={"runtime": "tensorrt-llm-engine", "tensorParallelSize": 4}))

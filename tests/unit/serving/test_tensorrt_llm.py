@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from anneal_api import memory
 from anneal_api.modeldeployment import Engine
 from anneal_runtime.errors import Refused
 from anneal_serving import tensorrt_llm
+from anneal_serving.triton import scheduler
 
 
 def test_trtllm_build_command() -> None:
@@ -41,3 +43,18 @@ def test_triton_batches_and_streams() -> None:
     assert parameters["decoupled_mode"] == "true"
     assert parameters["batching_strategy"] == "inflight_fused_batching"
     assert parameters["triton_max_batch_size"] == "4"
+
+
+def test_parts_are_built_side_by_side() -> None:
+    command = tensorrt_llm.build_command(Path("/c"), Path("/e"), Engine(tensor_parallel_size=2), Path("/t"))
+    assert command[command.index("--workers") + 1] == "2"
+
+
+def test_what_the_cache_cannot_hold_waits_and_nothing_running_is_thrown_out() -> None:
+    assert tensorrt_llm.triton_parameters(Engine())["batch_scheduler_policy"] == "guaranteed_no_evict"
+
+
+def test_memory_plans_count_the_steps_that_the_servers_take() -> None:
+    assert memory.CPU_BATCH_TOKENS == scheduler.PREFILL_TOKENS
+    command = tensorrt_llm.build_command(Path("/c"), Path("/e"), Engine(), Path("/t"))
+    assert command[command.index("--max_num_tokens") + 1] == str(memory.BATCH_TOKENS)

@@ -149,7 +149,7 @@ def _accept(
     if not need.fits:
         text = (
             f"accelerator {site.run.accelerator.name} is too small for one replica: {need.arithmetic}; choose a "
-            f"larger spec.accelerator, or a smaller spec.engine.maxBatchSize or maxSequenceLength"
+            f"larger spec.accelerator, or a smaller spec.engine.{_remedy(site.run)}"
         )
         _refuse(draft, version, "Inspected", "DoesNotFit", text)
         return
@@ -162,7 +162,14 @@ def _accept(
     draft.wake(1)
 
 
-def _memory(run: DeploymentRun, found: DeploymentInspection) -> memory.Plan:
+def _remedy(run: DeploymentRun) -> str:
+    # OpenVINO takes the cache of all sequences at once; TensorRT-LLM lets them queue for it.
+    return (
+        "maxBatchSize or maxSequenceLength" if run.spec.engine.runtime == "openvino" else "maxSequenceLength"
+    )
+
+
+def _memory(run: DeploymentRun, found: DeploymentInspection) -> memory.ServingPlan:
     spec = run.spec
     return memory.serving_plan(
         found.shape,
@@ -170,6 +177,8 @@ def _memory(run: DeploymentRun, found: DeploymentInspection) -> memory.Plan:
         sequence=spec.engine.max_sequence_length,
         batch=spec.engine.max_batch_size,
         memory_gib=run.accelerator.memory_gib,
+        ranks=spec.engine.tensor_parallel_size,
+        cpu=spec.engine.runtime == "openvino",
     )
 
 

@@ -90,8 +90,13 @@ def _work(site: Site, stage: str) -> pods.Work:
         secrets=secrets(site.run.spec),
         profile=profile or site.plain,
         requests=REQUESTS[stage],
-        accelerators=0 if profile is None else 1,
+        accelerators=_accelerators(site, stage) if profile else 0,
     )
+
+
+def _accelerators(site: Site, stage: str) -> int:
+    """Return how many of its profile a pod asks for: a divided engine is built, measured and run on all its parts."""
+    return 1 if stage == "quantize" else site.run.spec.engine.tensor_parallel_size
 
 
 def image(images: Images, spec: ModelDeploymentSpec, stage: str) -> str:
@@ -148,7 +153,7 @@ def _serving_work(site: Site) -> pods.Work:
         secrets=base.secrets,
         profile=base.profile,
         requests=base.requests,
-        accelerators=1,
+        accelerators=base.accelerators,
         ports={"http": HTTP_PORT, "grpc": GRPC_PORT, "metrics": METRICS_PORT},
         grace_seconds=drain + GRACE_MARGIN,
         container={
