@@ -28,8 +28,9 @@ from anneal_api.memory import ModelShape
 from anneal_trainers.base import base_model, model, weights
 from anneal_trainers.data.packing import best_fit_decreasing
 from anneal_trainers.pod.group import Group
-from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
+from anneal_trainers.training.run import Run, StopFlag
 from train import flops, rows
 from train.measure import LINEAR, Job, Meter, Rows, Step, step_of
 from train.ours import Stamps, make_spec, split
@@ -130,16 +131,16 @@ def train_ours(work: Work) -> list[Step]:
     trainee = model.build(Path(work.job.model), spec.adapter, work.job.seed, work.device)
     meter = Meter()
     with TemporaryDirectory() as scratch:
-        run = loop.Run(
+        run = Run(
             spec=spec,
             tasks=["mix"],
             train=split(work.rows, work.job.packs),
             validation=split(work.rows, []),
             trainee=trainee,
             group=Group(),
-            store=checkpoint.Store(f"file://{scratch}", 1, "bench", 1),
+            store=Store(f"file://{scratch}", 1, "bench", 1),
             channel=Stamps(meter, counts(work)),
-            stop=loop.StopFlag(),
+            stop=StopFlag(),
         )
         meter.start()
         loop.train(run)

@@ -24,9 +24,10 @@ from anneal_trainers.data import dataset
 from anneal_trainers.data.batches import batches
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import Group
-from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
 from anneal_trainers.training.losses import weighted_cross_entropy
+from anneal_trainers.training.run import Run, StopFlag
 
 STEPS, TOKENS = 60, 512
 SPLIT = {"train": 90, "validation": 10, "test": 0}
@@ -56,16 +57,16 @@ def after(
     """Return the held-out loss of each task after a run."""
     trainee = model.build(folder, spec.adapter, spec.optimization.seed, model.pick_device(0))
     with TemporaryDirectory() as scratch:
-        run = loop.Run(
+        run = Run(
             spec=spec,
             tasks=names,
             train=train,
             validation=dataset.SplitWriter(np.uint16).split(),
             trainee=trainee,
             group=Group(),
-            store=checkpoint.Store(f"file://{scratch}", 1, "bench", 1),
+            store=Store(f"file://{scratch}", 1, "bench", 1),
             channel=Channel(None),
-            stop=loop.StopFlag(),
+            stop=StopFlag(),
             record=lambda step, values: print(
                 f"{spec.optimization.task_balance} {step} {values['train/loss']:.4f}",
                 flush=True,

@@ -19,8 +19,9 @@ from anneal_trainers.data import dataset
 from anneal_trainers.data.batches import Batch, pack
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import join_group
-from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
+from anneal_trainers.training.run import Run, StopFlag
 from train.measure import Job, Meter, Result, Rows, Step, held_out_loss, peak_memory, step_of
 
 
@@ -51,16 +52,16 @@ def main() -> None:
     steps = [step_of(rows, step, int(rows.lengths[list(step)].sum())) for step in job.steps]
     meter = Meter()
     with TemporaryDirectory() as scratch:
-        run = loop.Run(
+        run = Run(
             spec=spec,
             tasks=["mix"],
             train=split(rows, job.packs),
             validation=split(rows, []),
             trainee=trainee,
             group=group,
-            store=checkpoint.Store(f"file://{scratch}", 1, "bench", 1),
+            store=Store(f"file://{scratch}", 1, "bench", 1),
             channel=Stamps(meter, steps),
-            stop=loop.StopFlag(),
+            stop=StopFlag(),
         )
         meter.start()
         loop.train(run)

@@ -19,6 +19,7 @@ from anneal_api.finetunejob import Adapter
 from anneal_runtime.artifacts import sha256
 from anneal_trainers.base import model
 from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
 from anneal_trainers.training.losses import weighted_cross_entropy
 from train.ours import random_pack
@@ -36,7 +37,7 @@ def figures() -> list[Figure]:
     with TemporaryDirectory() as scratch:
         trainee = build(Path(scratch) / "base")
         optimizer = loop.make_optimizer(trainee)
-        store = checkpoint.Store(f"file://{scratch}/runs", 1, "bench", 1)
+        store = Store(f"file://{scratch}/runs", 1, "bench", 1)
         stalls, waits = measure(trainee, optimizer, store)
         same = is_same(trainee, optimizer, store, Path(scratch))
         size = sum(t.nbytes for t in checkpoint.live_tensors(trainee.flat, optimizer).values()) / 1e6
@@ -65,7 +66,7 @@ def build(folder: Path) -> model.Trainee:
 
 
 def measure(
-    trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: checkpoint.Store
+    trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: Store
 ) -> tuple[list[float], list[float]]:
     """Return for each save the stall, and what the loop waited for the copy, in seconds."""
     seconds, waits = [], []
@@ -89,7 +90,7 @@ def measure(
     ].tolist()
 
 
-def step(trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: checkpoint.Store) -> float:
+def step(trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: Store) -> float:
     """Take a step as the loop does; return the seconds it waited for the copy of the last save."""
     batch = random_pack(TOKENS, trainee.head.shape[0])
     trainee.gradient.zero_()
@@ -103,9 +104,7 @@ def step(trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: checkp
     return waited
 
 
-def is_same(
-    trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: checkpoint.Store, folder: Path
-) -> bool:
+def is_same(trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: Store, folder: Path) -> bool:
     """Say whether the store's file of the present tensors has the bytes of a file written at once."""
     live = checkpoint.live_tensors(trainee.flat, optimizer)
     store.save(checkpoint.State(step=10**6), live)

@@ -40,6 +40,21 @@ def test_reference_rows(lengths: list[int], tasks: list[int], chosen: list[int])
     assert choose_rows(split(lengths, tasks), 16).tolist() == chosen
 
 
+def test_the_card_lists_each_tasks_loss_before_and_after(tmp_path: Path) -> None:
+    rows = {"train": 8, "validation": 2, "test": 1}
+    tasks = [{"name": name, "rows": rows} for name in ("a", "b")]
+    (tmp_path / "rows.json").write_text(json.dumps({"tasks": tasks}))
+    adapter = {"firstTaskLosses": {"a": 2.0, "b": 3.0}, "taskLosses": {"a": 1.25}, "step": 9}
+    metadata = {**export.task_losses(adapter), "lineage": {"tasks": {"a": "sha256:1", "b": "sha256:2"}}}
+    lines = export.task_table(metadata, tmp_path).splitlines()
+    assert lines[0].split(" | ")[4:6] == ["validation loss before", "after"]
+    assert lines[2:] == [
+        "| a | 8 | 2 | 1 | 2.0000 | 1.2500 | `sha256:1` |",
+        "| b | 8 | 2 | 1 | 3.0000 | none | `sha256:2` |",
+    ]
+    assert export.task_losses({}) == {"firstTaskLosses": {}, "taskLosses": {}}
+
+
 def test_large_weights_come_in_shards_with_an_index(tmp_path: Path) -> None:
     model = plain(write_family(tmp_path / "base", "smollm2"))
     export.round_to_bf16(model)

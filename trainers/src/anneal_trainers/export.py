@@ -37,6 +37,7 @@ PARITY_ROWS = 8
 MERGE_BYTES = 6
 """Bytes a weight: four of the merged model, half a byte of NF4, and room for activations and logits."""
 GENERATION_FILE = "generation_config.json"
+LOSSES = ("firstTaskLosses", "taskLosses")
 
 
 def main() -> int:
@@ -72,7 +73,7 @@ def export(run: FineTuneRun) -> PublishResult:
         publication.metadata = {
             "tasks": dataset.task_names(data),
             **checks,
-            "taskLosses": tuned.adapter_metadata(run).get("taskLosses", {}),
+            **task_losses(tuned.adapter_metadata(run)),
             "lineage": lineage(run, inputs),
         }
         (folder / "README.md").write_text(model_card(run, publication.metadata, data))
@@ -248,16 +249,21 @@ alone (limit {rounding["limit"]:g} times) |
 """
 
 
+def task_losses(adapter: dict[str, Any]) -> dict[str, Any]:
+    """Return each task's validation loss before the first step and at the best, from the adapter's metadata."""
+    return {name: adapter.get(name, {}) for name in LOSSES}
+
+
 def task_table(metadata: dict[str, Any], data: Path) -> str:
-    """Return rows, data and validation loss (nats a token) of each task as a table."""
-    losses, digests = metadata["taskLosses"], metadata["lineage"]["tasks"]
+    """Return rows, data and validation losses (nats a token, or a pair) of each task as a table."""
+    digests = metadata["lineage"]["tasks"]
     lines = [
-        "| task | training rows | validation rows | test rows | validation loss | data |",
-        "|---" * 6 + "|",
+        "| task | training rows | validation rows | test rows | validation loss before | after | data |",
+        "|---" * 7 + "|",
     ]
     for task in json.loads((data / dataset.ROWS_FILE).read_text())["tasks"]:
         name, rows = task["name"], task["rows"]
-        loss = f"{losses[name]:.4f}" if name in losses else "none"
-        counts = " | ".join(str(rows[part]) for part in dataset.SPLITS)
-        lines.append(f"| {name} | {counts} | {loss} | `{digests[name]}` |")
+        losses = (f"{metadata[of][name]:.4f}" if name in metadata[of] else "none" for of in LOSSES)
+        cells = [name, *(str(rows[part]) for part in dataset.SPLITS), *losses, f"`{digests[name]}`"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

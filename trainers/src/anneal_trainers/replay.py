@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +22,18 @@ from anneal_api.runs import FineTuneRun
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import read_run
 from anneal_trainers import train
-from anneal_trainers.data.batches import batches
 from anneal_trainers.pod.channel import Channel
+from anneal_trainers.pod.group import Group
 from anneal_trainers.pod.launcher import ENV_PORT, Launcher, rank_environment
 from anneal_trainers.pod.ranks import Limits
 from anneal_trainers.prepare import inspection
 from anneal_trainers.records import checkpoint, ledger
 from anneal_trainers.records.ledger import Entry
 from anneal_trainers.records.runs import attempts, runs_folder
+from anneal_trainers.records.store import Store, Timer
 from anneal_trainers.training import assess, loop
 from anneal_trainers.training.resume import resume
+from anneal_trainers.training.run import Run
 
 COMPARED = ("stage", "rows", "learning_rate", "task_losses", "loss", "gradient_norm", "finite")
 Rows = npt.NDArray[np.int64]
@@ -100,11 +103,11 @@ def replay(config: FineTuneRun, channel: Channel, step: int) -> None:
     folder = runs_folder(config)
     entries = ledger.read(folder)
     expected = recorded(entries, step)
-    store = checkpoint.Store(
+    store = Store(
         folder, attempts(folder)[-1], inspection(config).keys.train, config.spec.checkpoint.keep, before=step
     )
     run = train.assemble(config, channel, store)
-    run.timer = checkpoint.Timer(None)
+    run.timer = Timer(None)
     state, optimizer = approach(run, step, entries)
     rows, _ = loop.draw(run, state)
     losses = row_losses(run, rows)
@@ -116,9 +119,7 @@ def replay(config: FineTuneRun, channel: Channel, step: int) -> None:
     run.group.leave()
 
 
-def approach(
-    run: loop.Run, step: int, entries: Sequence[Entry]
-) -> tuple[checkpoint.State, torch.optim.Optimizer]:
+def approach(run: Run, step: int, entries: Sequence[Entry]) -> tuple[checkpoint.State, torch.optim.Optimizer]:
     """Return the state just before `step` is taken, as `loop.train` comes by it, and the optimizer.
 
     Raises:
@@ -137,26 +138,22 @@ def approach(
             state, _ = loop.take_step(run, state, optimizer)
 
 
-def row_losses(run: loop.Run, rows: Rows) -> npt.NDArray[np.float64]:
+def row_losses(run: Run, rows: Rows) -> npt.NDArray[np.float64]:
     """Return the mean loss of each row's items before the step and without dropout, [rows]; nan without items.
 
     Every rank measures all rows: where the base is divided among them they must do it together.
     """
-    data, trainee = run.spec.data, run.trainee
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
-    groups, capacity = run.goal.groups(run.train, rows), run.goal.capacity(data.max_length)
-    weights = torch.zeros(len(rows), dtype=trainee.flat.dtype, device=trainee.device)
-    trainee.model.eval()
+    alone = replace(run.meter, group=Group(), in_step=False)
+    run.trainee.model.eval()
     with torch.no_grad():
-        for batch in batches(run.train, rows, capacity, data.packing == "bestFit", groups):
-            run.channel.beat("replay", shape=batch.ids.shape)
-            part = run.goal.measure(trainee, batch.to(trainee.device), weights)
+        for part, _ in alone.parts(run.train, rows, np.zeros(len(rows)), "replay"):
             np.add.at(sums, part.rows, part.values.double().cpu().numpy())
             np.add.at(counts, part.rows, 1)
     return np.divide(sums, counts, out=np.full(len(rows), np.nan), where=counts > 0)
 
 
-def table(run: loop.Run, rows: Rows, losses: npt.NDArray[np.float64]) -> str:
+def table(run: Run, rows: Rows, losses: npt.NDArray[np.float64]) -> str:
     """Return a line for each row of the step, in order of loss."""
     head = f"{'loss':>12}  {'row':>9}  {'digest':16}  task"
     order = np.argsort(losses, kind="stable")

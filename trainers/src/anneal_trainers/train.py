@@ -28,7 +28,9 @@ from anneal_trainers.pod.group import is_peer_loss, join_group
 from anneal_trainers.prepare import inspection, producer
 from anneal_trainers.records import checkpoint
 from anneal_trainers.records.runs import runs_folder
+from anneal_trainers.records.store import Store, Timer
 from anneal_trainers.training import loop
+from anneal_trainers.training.run import Run, StopFlag
 
 ENV_RANK, ENV_LOCAL_RANK, ENV_WORLD, ENV_MEET = "RANK", "LOCAL_RANK", "WORLD_SIZE", "ANNEAL_MEET"
 
@@ -83,7 +85,7 @@ def train(config: FineTuneRun, channel: Channel) -> TrainResult | None:
     return result
 
 
-def assemble(config: FineTuneRun, channel: Channel, store: checkpoint.Store) -> loop.Run:
+def assemble(config: FineTuneRun, channel: Channel, store: Store) -> Run:
     """Meet the other ranks and load what the loop works on."""
     spec, device = config.spec, model.pick_device(int(os.environ[ENV_LOCAL_RANK]))
     rank, world = int(os.environ[ENV_RANK]), int(os.environ[ENV_WORLD])
@@ -101,7 +103,7 @@ def assemble(config: FineTuneRun, channel: Channel, store: checkpoint.Store) -> 
         group=group,
     )
     channel.beat("load")
-    return loop.Run(
+    return Run(
         spec=spec,
         tasks=dataset.task_names(folder),
         train=dataset.open_split(folder, "train"),
@@ -110,23 +112,23 @@ def assemble(config: FineTuneRun, channel: Channel, store: checkpoint.Store) -> 
         group=group,
         store=store,
         channel=channel,
-        stop=loop.StopFlag(),
-        timer=checkpoint.Timer(spec.checkpoint.every_minutes),
+        stop=StopFlag(),
+        timer=Timer(spec.checkpoint.every_minutes),
         attempt=store.attempt,
     )
 
 
-def _store(config: FineTuneRun, channel: Channel) -> checkpoint.Store:
+def _store(config: FineTuneRun, channel: Channel) -> Store:
     attempt = int(os.environ.get(ENV_ATTEMPT, "1"))
     key, keep = inspection(config).keys.train, config.spec.checkpoint.keep
 
     def tell(writing: bool) -> None:
         channel.send({"writing": writing})
 
-    return checkpoint.Store(runs_folder(config), attempt, key, keep, tell=tell)
+    return Store(runs_folder(config), attempt, key, keep, tell=tell)
 
 
-def _recorder(run: loop.Run, curves: telemetry.Telemetry) -> Callable[[int, dict[str, float]], None]:
+def _recorder(run: Run, curves: telemetry.Telemetry) -> Callable[[int, dict[str, float]], None]:
     """Return what takes in the figures of a step: for the curves, and by the launcher for /metrics."""
 
     def record(step: int, figures: dict[str, float]) -> None:
@@ -137,7 +139,7 @@ def _recorder(run: loop.Run, curves: telemetry.Telemetry) -> Callable[[int, dict
     return record
 
 
-def publish(config: FineTuneRun, run: loop.Run, state: checkpoint.State) -> TrainResult:
+def publish(config: FineTuneRun, run: Run, state: checkpoint.State) -> TrainResult:
     """Publish the best checkpoint's adapter. It and the final one are read back from the store, and so verified.
 
     Raises:
@@ -185,6 +187,7 @@ def metadata(state: checkpoint.State, tasks: Sequence[str]) -> dict[str, Any]:
         "bestStep": state.best_step,
         "validationLoss": min(state.losses, default=state.train_loss),
         "validationLosses": state.losses,
+        "firstTaskLosses": state.first_task_losses,
         "taskLosses": state.best_task_losses,
         "passes": dict(zip(tasks, state.passes, strict=True)),
         "skippedSteps": state.skipped,

@@ -18,8 +18,9 @@ from anneal_trainers.base import model
 from anneal_trainers.data import dataset
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import Group
-from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
+from anneal_trainers.training.run import Run, StopFlag
 
 STEPS = 3
 
@@ -42,16 +43,16 @@ def main() -> None:
             "output": {"uri": f"file://{folder}/store"},
         }
     )
-    run = loop.Run(
+    run = Run(
         spec=spec,
         tasks=["rows"],
         train=rows(tokens, shape["vocab_size"]),
         validation=dataset.SplitWriter(np.uint32).split(),
         trainee=model.build(folder / "base", spec.adapter, 0, model.pick_device(0)),
         group=Group(),
-        store=checkpoint.Store(f"file://{folder}/runs", 1, "probe", 1),
+        store=Store(f"file://{folder}/runs", 1, "probe", 1),
         channel=Channel(None),
-        stop=loop.StopFlag(),
+        stop=StopFlag(),
     )
     loop.train(run)
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())

@@ -1,8 +1,8 @@
 """Runs of three ranks killed with signal 9 at seeded points end bit for bit as the one that was left alone.
 
 The killed rank ends inside of a named function, at its n-th call: between two packs of a step or of a measurement,
-as a validation begins, before the staging copy, between the two files of a checkpoint, before its rename. Last, a
-whole pod is killed, launcher first, wherever its ranks are just then.
+as the validation after a step begins, before the staging copy, between the two files of a checkpoint, before its
+rename. Last, a whole pod is killed, launcher first, wherever its ranks are just then.
 """
 
 import os
@@ -109,8 +109,8 @@ def test_killed_at_any_point_a_run_ends_as_one_left_alone(make_run: Any, tmp_pat
     choose = random.Random(seed)
     saving = [("_sync", choose.randint(1, 4), 0), ("Staging.copy", 2, 0), ("_write_local", 1, 0)]
     points = [
-        ("Supervised.measure", choose.randint(4, 8), choose.randrange(3)),
-        ("validate", 1, choose.randrange(3)),
+        ("Supervised.measure", choose.randint(5, 9), choose.randrange(3)),
+        ("validate", 2, choose.randrange(3)),
         choose.choice(saving),
     ]
     choose.shuffle(points)

@@ -21,9 +21,10 @@ from anneal_trainers.data.batches import Batch
 from anneal_trainers.data.dataset import Split
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import Group
-from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store, Timer
 from anneal_trainers.training import loop
 from anneal_trainers.training.meter import share
+from anneal_trainers.training.run import Run, StopFlag
 
 BETA = 0.7
 NAMES = ["a", "b", "c", "d"]
@@ -79,9 +80,7 @@ def move(trainee: model.Trainee, by: float) -> None:
     trainee.flat.add_(by * torch.sin(torch.arange(trainee.flat.numel()).to(trainee.flat.dtype)))
 
 
-def make_run(
-    split: Split, trainee: model.Trainee, group: Group, data: dict[str, Any], **fields: Any
-) -> loop.Run:
+def make_run(split: Split, trainee: model.Trainee, group: Group, data: dict[str, Any], **fields: Any) -> Run:
     spec = {
         "baseModel": {"uri": "file:///unused"},
         "tasks": [
@@ -92,7 +91,7 @@ def make_run(
         "data": data,
         "output": {"uri": "file:///unused"},
     }
-    return loop.Run(
+    return Run(
         spec=FineTuneJobSpec.model_validate(spec),
         tasks=NAMES,
         train=split,
@@ -100,10 +99,10 @@ def make_run(
         validation=make_split([4] * 4, [0, 1, 2, 3]),
         trainee=trainee,
         group=group,
-        store=checkpoint.Store("file:///unused", 1, "run", 1),
+        store=Store("file:///unused", 1, "run", 1),
         channel=Channel(None),
-        stop=loop.StopFlag(),
-        timer=checkpoint.Timer(None),
+        stop=StopFlag(),
+        timer=Timer(None),
     )
 
 

@@ -4,7 +4,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from linear_model import linear, make_split
+from thread_ranks import Meeting, stop_in, together
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_runtime.errors import Refused, TryAgain
@@ -22,29 +22,10 @@ from anneal_trainers.data.dataset import Split
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import Group
 from anneal_trainers.records import checkpoint, ledger
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import assess, loop, meter
 from anneal_trainers.training.resume import layout, resume
-
-
-class Meeting:
-    """Two ranks in two threads that add up tensors."""
-
-    def __init__(self) -> None:
-        self.barrier = threading.Barrier(2, timeout=20)
-        self.parts: dict[int, torch.Tensor] = {}
-
-    def rank(self, number: int) -> Group:
-        meeting = self
-
-        class Thread(Group):
-            def sum(self, tensor: torch.Tensor) -> None:
-                meeting.parts[self.rank] = tensor.clone()
-                meeting.barrier.wait()
-                total = meeting.parts[0] + meeting.parts[1]
-                meeting.barrier.wait()
-                tensor.copy_(total)
-
-        return Thread(number, 2)
+from anneal_trainers.training.run import Run, StopFlag
 
 
 def split(seed: int = 0) -> Split:
@@ -59,38 +40,25 @@ def task(name: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "data": {"uri": "file:///unused"}, **fields}
 
 
-def make_run(folder: Path, group: Group | None = None, attempt: int = 1, **spec: Any) -> loop.Run:
+def make_run(folder: Path, group: Group | None = None, attempt: int = 1, **spec: Any) -> Run:
     fields: dict[str, Any] = {
         "baseModel": {"uri": "file:///unused"},
         "tasks": [task("a"), task("b")],
         "optimization": OPTIMIZATION,
         "output": {"uri": f"file://{folder}"},
     }
-    return loop.Run(
+    return Run(
         spec=FineTuneJobSpec.model_validate(fields | spec),
         tasks=["a", "b"],
         train=split(),
         validation=split(seed=1),
         trainee=linear(),
         group=group or Group(),
-        store=checkpoint.Store(f"file://{folder}", attempt, "run", 2),
+        store=Store(f"file://{folder}", attempt, "run", 2),
         channel=Channel(None),
-        stop=loop.StopFlag(),
+        stop=StopFlag(),
         attempt=attempt,
     )
-
-
-def both(work: Callable[[int], Any]) -> list[Any]:
-    """Return what `work` returns or raises for rank 0 and rank 1, run at the same time."""
-
-    def caught(rank: int) -> Any:
-        try:
-            return work(rank)
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(caught, (0, 1)))
 
 
 def pairs(seed: int) -> Split:
@@ -114,7 +82,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_mode(folder: Path, mode: str, **more: Any) -> loop.Run:
+def make_mode(folder: Path, mode: str, **more: Any) -> Run:
     run = make_run(folder, **MODES[mode], evaluation={"everySteps": 1}, checkpoint={"everySteps": 3}, **more)
     if mode == "dpo":
         run.train, run.validation = pairs(0), pairs(1)
@@ -130,8 +98,7 @@ def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(
     whole = make_mode(tmp_path / "whole", mode)
     expected = loop.train(whole)
     stopped = make_mode(tmp_path / "parted", mode)
-    stopped.record = lambda step, _: setattr(stopped.stop, "asked", step == stopped_at - 1)
-    stopped.stop.asked = stopped_at == 1
+    stop_in(stopped, stopped_at)
     with pytest.raises(TryAgain):
         loop.train(stopped)
     again = make_mode(tmp_path / "parted", mode, attempt=2)
@@ -213,12 +180,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_ten_in_a_row_end_the_run(
     assert [entry.finite for entry in entries] == [False] * 10
 
 
-def resumed(run: loop.Run) -> checkpoint.State | None:
+def resumed(run: Run) -> checkpoint.State | None:
     return resume(run.store, run.group, run.trainee, loop.make_optimizer(run.trainee))
 
 
 def save(folder: Path, step: int, value: float = 0.0) -> None:
-    store = checkpoint.Store(f"file://{folder}", 1, "run", 9)
+    store = Store(f"file://{folder}", 1, "run", 9)
     state = checkpoint.State(step=step, layout=layout(linear()))
     store.save(state, {"adapter": torch.full((16,), value, dtype=torch.float64)})
     store.wait()
@@ -230,7 +197,7 @@ def test_rank_0_decides_which_checkpoint_all_restore(tmp_path: Path) -> None:
             save(tmp_path / str(rank), step, float(step))
     meeting = Meeting()
     runs = [make_run(tmp_path / str(rank), meeting.rank(rank)) for rank in (0, 1)]
-    assert [state.step for state in both(lambda rank: resumed(runs[rank]))] == [2, 2]
+    assert [state.step for state in together(lambda rank: resumed(runs[rank]))] == [2, 2]
     assert [run.trainee.flat.tolist() for run in runs] == [[2.0] * 16] * 2
 
 
@@ -242,18 +209,21 @@ def test_a_checkpoint_that_not_all_ranks_can_read_is_restored_by_none(
     save(tmp_path / "1", step, value)
     meeting = Meeting()
     runs = [make_run(tmp_path / str(rank), meeting.rank(rank)) for rank in (0, 1)]
-    errors = both(lambda rank: resumed(runs[rank]))
+    errors = together(lambda rank: resumed(runs[rank]))
     assert [type(error) for error in errors] == [TryAgain, TryAgain]
     assert errors[0].reason == "CheckpointUnreadable"
     assert torch.equal(runs[0].trainee.flat, linear().flat)
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    store = checkpoint.Store(f"file://{tmp_path}", 1, "run", 2)
+def test_a_checkpoint_of_another_layout_is_refused_and_what_to_do_is_told(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}", 1, "run", 2)
     store.save(checkpoint.State(step=1, layout="3 tensors"), {"adapter": torch.zeros(16)})
     store.wait()
-    with pytest.raises(ValueError, match="holds 3 tensors; the model has 1 tensors, 16 weights"):
+    told = "step 1 holds 3 tensors; this run's adapter has 1 tensors, 16 weights.*trainers image that began"
+    with pytest.raises(Refused, match=told) as refused:
         resumed(make_run(tmp_path))
+    assert refused.value.reason == "OtherLayout"
+    assert torch.equal(make_run(tmp_path).trainee.flat, linear().flat)
 
 
 def test_a_checkpoint_names_the_tensors_it_is_laid_out_for() -> None:
@@ -282,14 +252,14 @@ def test_no_rank_leaves_before_the_checkpoint_is_written(
     monkeypatch.setattr(checkpoint, "write", slowly)
     meeting = Meeting()
     runs = [make_run(tmp_path, meeting.rank(rank)) for rank in (0, 1)]
-    runs[1].stop.asked = True
+    stop_in(runs[1], 1)
 
     def left(rank: int) -> tuple[bool, str]:
         with pytest.raises(TryAgain) as caught:
             loop.train(runs[rank])
         return written.is_set(), caught.value.reason
 
-    assert both(left) == [(True, "Preempted")] * 2
+    assert together(left) == [(True, "Preempted")] * 2
 
 
 def test_a_save_in_flight_is_whole_though_a_peer_is_lost(
@@ -302,7 +272,7 @@ def test_a_save_in_flight_is_whole_though_a_peer_is_lost(
         time.sleep(0.2)
         write(*arguments)
 
-    def alone(run: loop.Run, state: checkpoint.State, optimizer: Any) -> Any:
+    def alone(run: Run, state: checkpoint.State, optimizer: Any) -> Any:
         if state.step == 1:
             lost.set()
             raise TryAgain("PeerLost", "rank 0 lost a peer")
@@ -321,7 +291,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
     expected = loop.train(alone)
     meeting = Meeting()
     runs = [make_run(tmp_path / "pair", meeting.rank(rank)) for rank in (0, 1)]
-    states = both(lambda rank: loop.train(runs[rank]))
+    states = together(lambda rank: loop.train(runs[rank]))
     for run, state in zip(runs, states, strict=True):
         assert state.losses == pytest.approx(expected.losses)
         assert torch.allclose(run.trainee.flat, alone.trainee.flat, atol=1e-6)
@@ -331,7 +301,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     """The rows of every step stay the same; losses, sums of 16 floats in another order, agree to 1e-12."""
     loop.train(make_run(tmp_path / "whole", evaluation={"everySteps": 1}))
     stopped = make_run(tmp_path / "parted", evaluation={"everySteps": 1})
-    stopped.record = lambda step, _: setattr(stopped.stop, "asked", step == 2)
+    stop_in(stopped, 3)
     with pytest.raises(TryAgain):
         loop.train(stopped)
     meeting = Meeting()
@@ -339,7 +309,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
         make_run(tmp_path / "parted", meeting.rank(rank), attempt=2, evaluation={"everySteps": 1})
         for rank in (0, 1)
     ]
-    both(lambda rank: loop.train(pair[rank]))
+    together(lambda rank: loop.train(pair[rank]))
     whole, parted = (ledger.read(f"file://{tmp_path / name}") for name in ("whole", "parted"))
     assert [entry.world for entry in parted] == [1, 1, 1, 2, 2, 2]
     assert [entry.rows for entry in parted] == [entry.rows for entry in whole]
@@ -364,15 +334,17 @@ def test_sigterm_waits_for_no_validation_and_the_next_attempt_makes_up_for_it(
 ) -> None:
     expected = loop.train(make_run(tmp_path / "whole", evaluation={"everySteps": 1}))
     stopped = make_run(tmp_path / "parted", evaluation={"everySteps": 1})
-    stopped.stop.asked = True
+    stop_in(stopped, 1)
     with monkeypatch.context() as patch, pytest.raises(TryAgain):
-        patch.setattr(assess, "validate", lambda *_: pytest.fail("validated after SIGTERM"))
+        patch.setattr(assess, "with_validation", lambda *_: pytest.fail("validated after SIGTERM"))
         loop.train(stopped)
     again = make_run(tmp_path / "parted", attempt=2, evaluation={"everySteps": 1})
     assert loop.train(again).losses == expected.losses
 
 
-@pytest.mark.parametrize(("mode", "asks"), [("natural", 1), ("natural", 3), ("coba", 0), ("coba", 2)])
+@pytest.mark.parametrize(
+    ("mode", "asks"), [("natural", 0), ("natural", 1), ("natural", 3), ("coba", 0), ("coba", 2)]
+)
 def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, asks: int
 ) -> None:
@@ -386,7 +358,7 @@ def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
     plain, follow = runs[1].goal.measure, assess.assess
     assessed: dict[int, int] = {}
 
-    def noted(run: loop.Run, state: checkpoint.State) -> checkpoint.State:
+    def noted(run: Run, state: checkpoint.State) -> checkpoint.State:
         assessed[run.group.rank] = state.step
         return follow(run, state)
 
@@ -399,7 +371,7 @@ def test_sigterm_in_a_measurement_ends_all_ranks_before_its_end(
 
     monkeypatch.setattr(assess, "assess", noted)
     monkeypatch.setattr(runs[1].goal, "measure", measure)
-    errors = both(lambda rank: loop.train(runs[rank]))
+    errors = together(lambda rank: loop.train(runs[rank]))
     assert [getattr(error, "reason", error) for error in errors] == ["Preempted"] * 2
     assert measured == 1
     assert (runs[0].store.latest or 0) == asks
@@ -448,6 +420,17 @@ def test_the_best_steps_task_losses_stay_with_it_and_no_number_is_never_the_best
         state = assess.with_validation(replace(state, step=step), loss, [loss], ["a"])
     assert (state.best_step, state.best_task_losses) == (2, {"a": 1.0})
     assert state.losses == [2.0, 1.0, 1.5, math.inf]
+
+
+@pytest.mark.parametrize("mode", ["natural", "stages", "dpo"])
+def test_the_losses_training_begins_at_are_told_by_task_to_the_end(tmp_path: Path, mode: str) -> None:
+    run = make_mode(tmp_path, mode)
+    fresh = run.meter.total(run.validation, np.arange(len(run.validation)), np.zeros(len(run.validation)))
+    expected = dict(zip("ab", fresh.means(), strict=True))
+    state = loop.train(run)
+    assert state.first_task_losses == expected
+    assert state.task_losses != expected
+    assert loop.train(make_mode(tmp_path, mode, attempt=2)).first_task_losses == expected
 
 
 def test_without_losses_of_its_own_a_stage_tells_none_of_an_earlier_one(tmp_path: Path) -> None:

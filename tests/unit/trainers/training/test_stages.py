@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from thread_ranks import stop_in
 from training_pods import start_pods
 
 from anneal_api.base import ArtifactRef
@@ -28,9 +29,10 @@ from anneal_trainers.export import export
 from anneal_trainers.inspect_stage import inspect
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import Group
-from anneal_trainers.records import checkpoint
 from anneal_trainers.records.runs import runs_folder
+from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
+from anneal_trainers.training.run import Run, StopFlag
 from anneal_trainers.tuned import dataset_folder
 
 CPU = torch.device("cpu")
@@ -106,15 +108,15 @@ def test_sigterm_saves_and_the_next_attempt_goes_on_from_there(make_run: Any, tm
     pod.process.send_signal(signal.SIGTERM)
     code, outcome = pod.finish()
     assert (code, outcome.verdict, outcome.reason) == (75, "Retry", "Preempted"), outcome
-    found = checkpoint.Store(runs_folder(run), 2, run.inspection.keys.train, 2).newest()
+    found = Store(runs_folder(run), 2, run.inspection.keys.train, 2).newest()
     assert found is not None
     assert f"after step {found[0].step}," in outcome.message
 
 
-def assemble(run: FineTuneRun, attempt: int, stop: loop.StopFlag) -> loop.Run:
+def assemble(run: FineTuneRun, attempt: int, stop: StopFlag) -> Run:
     folder = dataset_folder(run)
     facts = prepare.inspection(run)
-    return loop.Run(
+    return Run(
         spec=run.spec,
         tasks=dataset.task_names(folder),
         train=dataset.open_split(folder, "train"),
@@ -123,7 +125,7 @@ def assemble(run: FineTuneRun, attempt: int, stop: loop.StopFlag) -> loop.Run:
             Path(run.spec.base_model.uri[7:]), run.spec.adapter, run.spec.optimization.seed, CPU
         ),
         group=Group(),
-        store=checkpoint.Store(runs_folder(run), attempt, facts.keys.train, 2),
+        store=Store(runs_folder(run), attempt, facts.keys.train, 2),
         channel=Channel(None),
         stop=stop,
     )
@@ -138,17 +140,15 @@ def test_a_stopped_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(make_run:
     }
     run = make_run(**fields)
     prepare.prepare(run)
-    whole = assemble(run, 1, loop.StopFlag())
+    whole = assemble(run, 1, StopFlag())
     expected = loop.train(whole)
     parted = make_run(uid="another-run", **fields)
-    stop = loop.StopFlag()
-    first = assemble(parted, 1, stop)
-    stop.asked = True  # every step is the last of its attempt
-    with pytest.raises(TryAgain):
-        loop.train(first)
-    with pytest.raises(TryAgain):
-        loop.train(assemble(parted, 2, stop))
-    last = assemble(parted, 3, loop.StopFlag())
+    for attempt in (1, 3):  # named by the step that is its last
+        first = assemble(parted, attempt, StopFlag())
+        stop_in(first, attempt)
+        with pytest.raises(TryAgain, match=f"after step {attempt},"):
+            loop.train(first)
+    last = assemble(parted, 4, StopFlag())
     state = loop.train(last)
     assert (state.losses, state.train_loss, state.step) == (expected.losses, expected.train_loss, 6)
     assert state.best_step == expected.best_step
@@ -160,7 +160,7 @@ def test_packing_does_not_change_what_is_learned(make_run: Any, packing: str) ->
     split = {"train": 60, "validation": 20, "test": 20}
     run = make_run(data={"maxLength": 128, "split": split, "packing": packing})
     prepare.prepare(run)
-    assembled = assemble(run, 1, loop.StopFlag())
+    assembled = assemble(run, 1, StopFlag())
     rows, weights = np.arange(12), np.asarray([2, 1.0])
     sums = loop.accumulate(assembled, rows, weights, 0)
     by_row = torch.from_numpy(assembled.goal.weights(assembled.train, rows, "taskMean", weights)).float()

@@ -5,22 +5,17 @@ All of it is a function of the state and the weights, so a run that goes on from
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from anneal_trainers.data.dataset import Split
 from anneal_trainers.records import checkpoint
 from anneal_trainers.training import coba, loss_drop
-
-if TYPE_CHECKING:
-    from anneal_trainers.training.loop import Run
+from anneal_trainers.training.run import Run
 
 DEFAULT_EVERY = 100
 """Steps between checkpoints and between validations where the spec says nothing."""
 Floats = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 
 
 def is_due(step: int, every: int, total: int) -> bool:
@@ -28,20 +23,20 @@ def is_due(step: int, every: int, total: int) -> bool:
     return step > 0 and (step == total or step % every == 0)
 
 
-def is_saving(run: "Run", state: checkpoint.State) -> bool:
+def is_saving(run: Run, state: checkpoint.State) -> bool:
     """Say whether a checkpoint is due by steps; one by minutes is asked for in the step's sums."""
     every, total = run.spec.checkpoint, run.phases[state.stage].plan.total_steps
     steps = every.every_steps or (total if every.every_minutes else DEFAULT_EVERY)
     return is_due(state.step - state.stage_start, steps, total)
 
 
-def is_validating(run: "Run", state: checkpoint.State) -> bool:
+def is_validating(run: Run, state: checkpoint.State) -> bool:
     """Say whether a validation is due: with every checkpoint by steps, if the spec says nothing else."""
     every = run.spec.evaluation.every_steps or run.spec.checkpoint.every_steps or DEFAULT_EVERY
     return is_due(state.step - state.stage_start, every, run.phases[state.stage].plan.total_steps)
 
 
-def task_weights(run: "Run", state: checkpoint.State) -> Floats:
+def task_weights(run: Run, state: checkpoint.State) -> Floats:
     """Return w_k of the next step, [tasks]: the user's, times CoBa's where it balances."""
     by_name = {task.name: task.weight for task in run.spec.tasks}
     weights = np.asarray([by_name[name] for name in run.tasks], np.float64)
@@ -50,9 +45,11 @@ def task_weights(run: "Run", state: checkpoint.State) -> Floats:
     return weights * coba.weights(_coba_state(run, state), run.spec.optimization.coba)
 
 
-def assess(run: "Run", state: checkpoint.State) -> checkpoint.State:
-    """Return the state with everything that is due after its step."""
+def assess(run: Run, state: checkpoint.State) -> checkpoint.State:
+    """Return the state with everything that is due after its step; before the first, with the losses it begins at."""
     optimization = run.spec.optimization
+    if state.step == 0:
+        state = replace(state, first_task_losses=by_name(run.tasks, validate(run, state)[1]))
     inside = state.step - state.stage_start
     if optimization.task_balance == "coba" and inside % optimization.coba.every_steps == 0:
         state = observe(run, state, inside)
@@ -64,7 +61,7 @@ def assess(run: "Run", state: checkpoint.State) -> checkpoint.State:
     return state
 
 
-def observe(run: "Run", state: checkpoint.State, inside: int) -> checkpoint.State:
+def observe(run: Run, state: checkpoint.State, inside: int) -> checkpoint.State:
     """Return the state with one more of CoBa's measurements, of the stage's tasks."""
     constants, tasks = run.spec.optimization.coba, run.phases[state.stage].tasks
     found = run.meter.total(run.validation, run.watched, np.zeros(len(run.watched))).means()
@@ -72,16 +69,7 @@ def observe(run: "Run", state: checkpoint.State, inside: int) -> checkpoint.Stat
     return replace(state, coba=vars(coba.observe(_coba_state(run, state), inside, losses, constants)))
 
 
-def first_rows(split: Split, count: int) -> Rows:
-    """Return the rows of the first `count` units of each task, by digest: the same at every update."""
-    order = sorted(range(len(split.units) - 1), key=lambda unit: split.digests[split.units[unit]].tobytes())
-    by_task: dict[int, list[int]] = {}
-    for unit in order:
-        by_task.setdefault(int(split.unit_tasks[unit]), []).append(unit)
-    return split.rows_of(np.asarray([unit for units in by_task.values() for unit in units[:count]], np.int64))
-
-
-def validate(run: "Run", state: checkpoint.State) -> tuple[float | None, list[float]]:
+def validate(run: Run, state: checkpoint.State) -> tuple[float | None, list[float]]:
     """Return the balanced loss over the validation rows of the stage's tasks, and the mean loss of every task.
 
     The balance is that of the user's weights: CoBa's move, and losses of different steps must compare.
@@ -99,6 +87,11 @@ def validate(run: "Run", state: checkpoint.State) -> tuple[float | None, list[fl
     return found.loss if inside.any() else None, found.means()
 
 
+def by_name(tasks: list[str], losses: list[float]) -> dict[str, float]:
+    """Return losses by task, without tasks that have none."""
+    return {name: loss for name, loss in zip(tasks, losses, strict=True) if not math.isnan(loss)}
+
+
 def with_validation(
     state: checkpoint.State, loss: float | None, task_losses: list[float], tasks: list[str]
 ) -> checkpoint.State:
@@ -106,7 +99,7 @@ def with_validation(
 
     A loss that is no number counts as infinite: nothing is worse.
     """
-    named = {name: value for name, value in zip(tasks, task_losses, strict=True) if not math.isnan(value)}
+    named = by_name(tasks, task_losses)
     if loss is None:
         return replace(state, best_step=state.step, task_losses=named, best_task_losses=named)
     loss = loss if math.isfinite(loss) else math.inf
@@ -126,5 +119,5 @@ def move_shares(state: checkpoint.State, first: tuple[float, ...]) -> checkpoint
     return replace(state, shares=shares.tolist(), raised_at=raised, drawn=[0] * len(state.drawn))
 
 
-def _coba_state(run: "Run", state: checkpoint.State) -> coba.State:
+def _coba_state(run: Run, state: checkpoint.State) -> coba.State:
     return coba.State(**state.coba) if state.coba else coba.start(len(run.tasks))

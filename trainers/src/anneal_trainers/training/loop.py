@@ -7,29 +7,25 @@ between tasks), and is done again by whoever goes on from there: SIGTERM ends it
 """
 
 import math
-import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_runtime.errors import TryAgain
 from anneal_trainers.base.model import Trainee
 from anneal_trainers.data.dataset import Split
-from anneal_trainers.pod.channel import Channel
-from anneal_trainers.pod.group import Group
 from anneal_trainers.records import checkpoint
-from anneal_trainers.records.ledger import DIGEST_BYTES, Entry, Ledger
-from anneal_trainers.training import assess, objective, stages
+from anneal_trainers.records.ledger import DIGEST_BYTES, Entry
+from anneal_trainers.training import assess
 from anneal_trainers.training.early_stop import should_stop
-from anneal_trainers.training.meter import Interrupted, Meter
+from anneal_trainers.training.meter import Interrupted
 from anneal_trainers.training.plan import Place
 from anneal_trainers.training.resume import layout, resume
+from anneal_trainers.training.run import Run
 from anneal_trainers.training.tally import Tally
 
 CLIP_NORM = 1.0
@@ -40,57 +36,6 @@ SKIP_LIMIT = 10
 
 class NonFiniteLoss(RuntimeError):
     """Too many steps in a row had no finite gradient."""
-
-
-class StopFlag:
-    """Set by SIGTERM; ranks agree on it in the sums of a step."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def listen(self) -> None:
-        """Let SIGTERM set the flag."""
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
-
-
-@dataclass
-class Run:
-    """What the loop works on. `record` takes a step and its figures, on rank 0."""
-
-    spec: FineTuneJobSpec
-    tasks: list[str]
-    train: Split
-    validation: Split
-    trainee: Trainee
-    group: Group
-    store: checkpoint.Store
-    channel: Channel
-    stop: StopFlag
-    timer: checkpoint.Timer = field(default_factory=lambda: checkpoint.Timer(None))
-    attempt: int = 1
-    record: Callable[[int, dict[str, float]], None] = lambda step, values: None
-    ledger: Ledger = field(default_factory=Ledger)
-
-    def __post_init__(self) -> None:
-        # Before anything is restored: the reference of a preference run is what it starts from.
-        self.goal = objective.make(self.spec.optimization, self.trainee)
-        self.meter = Meter(
-            self.goal,
-            self.trainee,
-            self.spec.data,
-            len(self.tasks),
-            self.group,
-            self.channel,
-            in_step=self.spec.workers.strategy == "fsdp",
-            stopping=lambda: self.stop.asked,
-        )
-        self.phases = stages.phases(self.spec, self.tasks, self.train, self.validation)
-        self.watched = assess.first_rows(self.validation, self.spec.optimization.coba.rows)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this rank writes what all of them hold alike."""
-        return self.group.rank == 0
 
 
 @dataclass(frozen=True)

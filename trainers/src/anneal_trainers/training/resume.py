@@ -5,20 +5,21 @@ import json
 
 import torch
 
-from anneal_runtime.errors import TryAgain
+from anneal_runtime.errors import Refused, TryAgain
 from anneal_trainers.base.model import Trainee
 from anneal_trainers.pod.group import Group
 from anneal_trainers.records import checkpoint
+from anneal_trainers.records.store import Store
 
 
 def resume(
-    store: checkpoint.Store, group: Group, trainee: Trainee, optimizer: torch.optim.Optimizer
+    store: Store, group: Group, trainee: Trainee, optimizer: torch.optim.Optimizer
 ) -> checkpoint.State | None:
     """Restore the newest checkpoint and return its state; None when there is none.
 
     Raises:
         TryAgain: a rank cannot read it.
-        ValueError: it was made of another model.
+        Refused: it is of another build, or of another adapter.
     """
     found = store.newest() if group.rank == 0 else None
     # Only rank 0 holds anything but zeros, so the sum is a broadcast.
@@ -41,8 +42,10 @@ def resume(
         )
     state, tensors = found
     if state.layout != layout(trainee):
-        raise ValueError(
-            f"the checkpoint of step {step} holds {state.layout}; the model has {layout(trainee)}"
+        raise Refused(
+            "OtherLayout",
+            f"the checkpoint of step {step} holds {state.layout}; this run's adapter has {layout(trainee)}: "
+            f"another build wrote it, or for another adapter; {checkpoint.REMEDY}",
         )
     checkpoint.restore(tensors, trainee.flat, optimizer)
     return state
