@@ -139,7 +139,9 @@ class Adapter(Model):
     alpha: Annotated[float, Field(gt=0, le=4096)] = Field(32.0, description="Scaling numerator (alpha/r).")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the adapter.")
     targets: Annotated[list[Linear], Field(max_length=7)] = Field(
-        [], description="Linear layers to adapt, by name; all of them when empty."
+        [],
+        description="Linear layers to adapt, by name, each once; all of them when empty.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     init_from: Uri | None = Field(None, description="Earlier adapter of the same base to continue from.")
 

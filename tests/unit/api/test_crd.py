@@ -56,6 +56,12 @@ def test_a_default_is_valid_by_itself() -> None:
     assert split["default"] == {"train": 95, "validation": 3, "test": 2}
 
 
+def test_a_layer_is_a_target_once() -> None:
+    """The API server refuses a value that a set holds already, and names it."""
+    targets = spec(FINETUNEJOB)["properties"]["adapter"]["properties"]["targets"]
+    assert targets["x-kubernetes-list-type"] == "set"
+
+
 def test_status_has_no_defaults() -> None:
     assert not [
         path for path, node in nodes(structural(MODELDEPLOYMENT.status, defaults=False)) if "default" in node

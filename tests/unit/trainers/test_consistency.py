@@ -21,6 +21,10 @@ def spec(names: str = "ab", shares: tuple[float | None, ...] = (), **changes: An
     ("given", "told"),
     [
         ({"names": "aba"}, r"spec.tasks\[\].name: a is there 2 times; names must be unique"),
+        (
+            {"adapter": {"targets": ["q_proj", "v_proj", "q_proj"]}},
+            "spec.adapter.targets: q_proj is there 2 times; names must be unique",
+        ),
         ({"stages": [{"name": "s"}, {"name": "s"}]}, r"spec.stages\[\].name: s is there 2 times"),
         ({"stages": [{"name": "s", "tasks": ["a", "a"]}]}, r"spec.stages\[\].tasks of s: a is there 2 times"),
         (

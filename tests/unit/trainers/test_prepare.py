@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anneal_api.base import wire
 from anneal_api.finetunejob import Split as Shares
-from anneal_api.outcome import Outcome
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
-from anneal_trainers import inspect_stage, prepare
-from anneal_trainers.base import base_model
+from anneal_trainers import prepare
 from anneal_trainers.data import dataset
 from anneal_trainers.data.formats import Row
 from anneal_trainers.prepare import part_of
@@ -136,7 +132,6 @@ DPO = {"objective": "dpo", "learningRate": 0.01, "maxSteps": 4}
 @pytest.mark.parametrize(
     ("rows", "changes", "reason", "told"),
     [
-        ([], {}, "InvalidRows", r"task t: .* holds no rows; check spec.tasks\[\].data.uri"),
         (
             PREFERENCES,
             {},
@@ -191,38 +186,6 @@ def test_inspection_refuses_rows_and_settings_that_do_not_go_together(
     with pytest.raises(Refused, match=told) as caught:
         make_run(tasks=written(tmp_path, rows, **of_task), **of_spec)
     assert caught.value.reason == reason
-
-
-def test_a_wrong_key_in_the_run_config_is_named(
-    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = wire(make_run(inspected=False))
-    run["spec"]["optimization"]["lerningRate"] = 0.1
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    monkeypatch.setenv("ANNEAL_RUN", str(tmp_path / "run.json"))
-    monkeypatch.setenv("ANNEAL_TERMINATION_LOG", str(tmp_path / "log"))
-    assert inspect_stage.main() == 64
-    message = Outcome.model_validate_json((tmp_path / "log").read_bytes()).message
-    assert message.startswith(
-        "run.json: spec.optimization.lerningRate: Extra inputs are not permitted, found 0.1"
-    )
-
-
-def test_two_tasks_of_one_name_are_refused(make_run: Any, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"spec.tasks\[\].name: t is there 2 times") as caught:
-        make_run(tasks=written(tmp_path, TEXTS) * 2)
-    assert caught.value.reason == "InvalidSpec"
-
-
-def test_a_tokenizer_without_an_end_token_is_refused(make_run: Any, tiny: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny, tmp_path / "base")
-    for name in ("tokenizer_config.json", "generation_config.json"):
-        (tmp_path / "base" / name).write_text("{}")
-    with pytest.raises(
-        Refused, match="spec.baseModel: tokenizer_config.json names nothing as eos_token"
-    ) as caught:
-        make_run(baseModel={"uri": f"file://{tmp_path}/base"})
-    assert caught.value.reason == "NoEosToken"
 
 
 def test_preferences_are_pairs_and_a_prompt_is_in_one_part(make_run: Any, tmp_path: Path) -> None:
@@ -294,11 +257,6 @@ def test_pieces_of_a_row_are_neighbours_and_nothing_is_lost(make_run: Any, tmp_p
         first, last = split.units[unit], split.units[unit + 1]
         assert encoder.decode(split.tokens[split.offsets[first] : split.offsets[last]].tolist()) == text
     assert split.lengths.max() <= 32
-
-
-def test_an_unknown_family_is_refused_by_name() -> None:
-    with pytest.raises(Refused, match="MambaForCausalLM"):
-        base_model.shape_of({"architectures": ["MambaForCausalLM"]})
 
 
 def test_inspection_counts_rows_and_finds_what_is_published(make_run: Any) -> None:

@@ -20,6 +20,7 @@ def check(spec: FineTuneJobSpec) -> None:
 
 def _names(spec: FineTuneJobSpec) -> Iterator[str]:
     yield from _repeated("spec.tasks[].name", (task.name for task in spec.tasks))
+    yield from _repeated("spec.adapter.targets", spec.adapter.targets)
     yield from _repeated("spec.stages[].name", (stage.name for stage in spec.stages))
     for stage in spec.stages:
         yield from _repeated(f"spec.stages[].tasks of {stage.name}", stage.tasks)
@@ -28,7 +29,7 @@ def _names(spec: FineTuneJobSpec) -> Iterator[str]:
 def _repeated(field: str, names: Iterable[str]) -> Iterator[str]:
     for name, times in Counter(names).items():
         if times > 1:
-            yield f"{field}: {name} is there {times} times; names must be unique"
+            yield f"{field}: {name} is there {times} times; names must be unique: rename or remove the others"
 
 
 def _stages(spec: FineTuneJobSpec) -> Iterator[str]:

@@ -77,6 +77,7 @@ def test_a_row_longer_than_the_sliding_window_does_not_fit() -> None:
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is none of LlamaForCausalLM"),
         ({"architectures": None}, "architecture none is none of"),
+        ({"architectures": "MambaForCausalLM"}, "architecture MambaForCausalLM is none of .*; name a model"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "of type dynamic is none of default, linear"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "of type longrope is none of"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantised already \(gptq\); name the model"),
@@ -94,9 +95,36 @@ def test_a_config_that_cannot_be_read_or_states_no_size_is_refused(tmp_path: Pat
         Refused, match=r"spec.baseModel.uri: .*config.json is no JSON: .*; copy the model again"
     ):
         base_model.read_config(f"file://{tmp_path}")
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(Refused, match=r"config.json is no JSON object; copy the model again"):
+        base_model.read_config(f"file://{tmp_path}")
     sizes = {name: size for name, size in (SMALL | LLAMA).items() if name != "num_attention_heads"}
     with pytest.raises(Refused, match="config.json does not state num_attention_heads; copy the model again"):
         base_model.shape_of(sizes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hidden_size": "64"}, "states hidden_size as '64', which is no size; copy"),
+        ({"num_attention_heads": 0}, "states num_attention_heads as 0, which is no size"),
+        ({"num_key_value_heads": 1.5}, "states num_key_value_heads as 1.5"),
+        ({"max_position_embeddings": None}, "does not state max_position_embeddings"),
+        ({"rope_scaling": "linear"}, "states rope_scaling as 'linear', which is no object; copy"),
+        ({"quantization_config": ["gptq"]}, r"states quantization_config as \['gptq'\], which is no object"),
+    ],
+)
+def test_a_config_that_states_something_odd_is_refused_by_field_and_value(
+    change: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(Refused, match=told) as refused:
+        base_model.shape_of(SMALL | LLAMA | change)
+    assert refused.value.reason == "InvalidModel"
+
+
+def test_a_config_without_the_name_of_its_type_has_a_shape() -> None:
+    config = {name: value for name, value in (SMALL | LLAMA).items() if name != "model_type"}
+    assert base_model.shape_of(config) == base_model.shape_of(SMALL | LLAMA)
 
 
 @pytest.mark.parametrize(

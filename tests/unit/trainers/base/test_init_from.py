@@ -201,7 +201,7 @@ def test_a_folder_that_is_no_adapter_is_refused(base: Path, earlier: Path, tmp_p
         check(base, tmp_path / "copy")
     shutil.copy(earlier / "adapter_model.safetensors", tmp_path / "copy")
     (tmp_path / "copy" / "adapter_config.json").write_text("{")
-    with pytest.raises(Refused, match=r"adapter_config.json is no JSON: .*; copy it again"):
+    with pytest.raises(Refused, match=r"adapter_config.json is no JSON object: .*; copy it again"):
         check(base, tmp_path / "copy")
 
 

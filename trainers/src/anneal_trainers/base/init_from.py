@@ -158,9 +158,9 @@ def _config(uri: str) -> dict[str, Any]:
     filesystem, path = resolve(uri)
     try:
         return dict(json.loads(filesystem.cat_file(path)))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise Refused(
-            "AdapterNotFound", f"spec.adapter.initFrom: {uri} is no JSON: {error}; copy it again"
+            "AdapterNotFound", f"spec.adapter.initFrom: {uri} is no JSON object: {error}; copy it again"
         ) from error
 
 

@@ -43,7 +43,7 @@ def load_base(folder: Path, *, quantized: bool, device: torch.device, dtype: tor
         output_loading_info=True,
     )
     _check(spoiled, "holds NaN or infinity; download or convert the model again")
-    _check(report["missing_keys"], "is missing; its folder is not whole")
+    _check(report["missing_keys"], "is missing: the folder is not whole; copy the model again")
     for layer in quantized_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)
