@@ -94,6 +94,23 @@ def test_an_evaluation_pass_between_leaves_gradients_as_they_were(tiny: Path, sp
     assert torch.equal(gradient(made, batch), before)
 
 
+@pytest.mark.parametrize(("told", "threads"), [(None, 1), ("2", 2)])
+def test_a_rank_on_a_cpu_has_one_thread_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert model.pick_device(0) == CPU
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_flat_buffers_are_the_adapters_own_memory(tiny: Path, split: dataset.Split) -> None:
     made = trainee(tiny)
     assert made.names == sorted(made.names)

@@ -53,6 +53,19 @@ def test_a_split_knows_its_units_when_it_is_read_again(writer: SplitWriter, tmp_
     ]
 
 
+def test_the_tokens_of_a_dataset_are_mapped_and_not_read(tmp_path: Path) -> None:
+    """A rank holds no copy of what all of them read."""
+    made = SplitWriter(np.uint16)
+    for number in range(3):
+        made.add([row(*range(2000))], 0, [digest(number)], None)
+    made.write(tmp_path, "train")
+    split = open_split(tmp_path, "train")
+    for array in (split.tokens, split.learned):
+        assert isinstance(array, np.memmap)
+        assert array.mode == "r"
+    assert split.tokens.dtype == np.uint16
+
+
 def test_a_rows_first_token_is_never_learned(writer: SplitWriter) -> None:
     split = writer.split()
     assert split.targets.tolist() == [2, 1, 3, 1]
