@@ -36,8 +36,15 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit, marked when the tree differs from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    """Return the commit, marked when the tree differs from it; figures recorded before this one are no difference."""
+    own = [f":(exclude){path.relative_to(ROOT)}" for path in (RESULTS, PAGE)]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    return git("describe", "--always") + ("-dirty" if changed else "")
+
+
+def git(*arguments: str) -> str:
+    """Return what git prints of the checkout."""
+    command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
