@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, models, normalizers
 from anneal_api.finetunejob import Data, Task
 from anneal_runtime.chat import CODEFUSE_TEMPLATE, ChatEncoder, Encoded
 from anneal_runtime.errors import Refused
+from anneal_runtime.sentinels import FAMILIES, Sentinels
 from anneal_trainers.data import fim, sentinels
 from anneal_trainers.data.fim import Filler, Form
-from anneal_trainers.data.sentinels import FAMILIES, Sentinels
 
 FAMILY_NAMES = sorted(FAMILIES)
 ENCODERS = {name: byte_encoder(FAMILIES[name].texts) for name in FAMILY_NAMES}

@@ -7,8 +7,8 @@ from byte_encoder import EOS, byte_encoder
 
 from anneal_api.finetunejob import Task
 from anneal_runtime.errors import Refused
+from anneal_runtime.sentinels import FAMILIES, Sentinels
 from anneal_trainers.data import sentinels
-from anneal_trainers.data.sentinels import FAMILIES, Sentinels
 
 FAMILY_NAMES = sorted(FAMILIES)
 ENCODERS = {name: byte_encoder(FAMILIES[name].texts) for name in FAMILY_NAMES}

@@ -30,8 +30,8 @@ from typing import Literal
 from anneal_api.finetunejob import Data, Fim, Task
 from anneal_runtime.chat import ChatEncoder, Encoded
 from anneal_runtime.errors import Refused
+from anneal_runtime.sentinels import Sentinels
 from anneal_trainers.data import sentinels
-from anneal_trainers.data.sentinels import Sentinels
 
 Form = Literal["plain", "psm", "spm", "instruction"]
 GAP = "<gap>"
