@@ -144,13 +144,20 @@ class Gateway(Model):
 
     replicas: Annotated[int, Field(ge=1, le=100)] = Field(1, description="Gateway pods.")
     api_keys_secret: SecretRef | None = Field(
-        None, description="Secret whose values are accepted API keys; open to the cluster when unset."
+        None,
+        description="Secret whose values are accepted API keys, labelled anneal.dev/use=api-keys: an entry is a "
+        'client\'s name and its key, or JSON with limits: {"key": "...", "requestsPerMinute": 60, '
+        '"tokensPerMinute": 20000, "concurrentRequests": 4}. Open to the cluster when unset.',
     )
     max_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(
         256, description="Requests held before 429 with Retry-After."
     )
     request_timeout_seconds: Seconds = Field(600, description="Longest time a request may take.")
-    cache: bool = Field(False, description="Answer repeated deterministic requests from memory.")
+    cache: bool = Field(
+        False,
+        description="Answer repeated deterministic requests (temperature 0, or a seed) from memory, for each "
+        "API key apart.",
+    )
 
 
 class Storage(Model):

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from anneal_api.base import Model, Name
+
+EnvOtel = Annotated[str, StringConstraints(pattern=r"^OTEL_[A-Z0-9_]+$", max_length=128)]
 
 
 class PodOverlay(Model):
@@ -59,6 +61,9 @@ class OperatorConfig(Model):
     images: Images
     accelerators: list[AcceleratorProfile]
     stores: list[StoreProfile] = []
+    gateway_env: dict[EnvOtel, str] = Field(
+        {}, description="OpenTelemetry's standard environment variables, for every gateway."
+    )
 
     def accelerator(self, name: str) -> AcceleratorProfile | None:
         """Return the accelerator profile called `name`, or None."""

@@ -18,6 +18,9 @@ VOLUME_ROOT = "/mnt/anneal"
 PROGRESS_PORT = 9400
 RENDEZVOUS_PORT = 29400
 
+KEYS_FOLDER = "/etc/anneal-keys"
+"""Where the gateway finds its API keys: the Secret spec.gateway.apiKeysSecret, mounted."""
+
 ENV_RUN = "ANNEAL_RUN"
 ENV_VOLUMES = "ANNEAL_VOLUMES"
 ENV_TERMINATION_LOG = "ANNEAL_TERMINATION_LOG"
@@ -81,6 +84,12 @@ class GatewayConfig(Model):
     max_sequence_length: int
     max_queue: int
     request_timeout_seconds: int
+    runtime: str = "openvino"
+    """The engine's runtime, on which depends what a request may ask for."""
+    api_keys: bool = False
+    """Whether a request needs a key; with none mounted, none is let in."""
+    cache: bool = False
+    """Whether repeated deterministic requests are answered from memory."""
 
 
 class Progress(Model):

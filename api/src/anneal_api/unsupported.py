@@ -23,8 +23,6 @@ FIELDS: dict[type[Model], tuple[str, ...]] = {
         "gate.accelerator",
         "gate.suites",
         "rollout",
-        "gateway.api_keys_secret",
-        "gateway.cache",
     ),
 }
 """Values, rather than whole fields, that are not built yet."""

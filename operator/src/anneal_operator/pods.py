@@ -28,9 +28,12 @@ class Work:
     claims: Mapping[str, bool]
     """Claim to whether it is mounted read-only."""
     secrets: Sequence[str]
+    """Secrets whose entries become environment variables."""
     profile: AcceleratorProfile
     requests: Mapping[str, str]
     accelerators: int = 0
+    mounted_secrets: Mapping[str, str] = field(default_factory=dict)
+    """Secret to the folder its entries are files of: a changed Secret reaches a running pod."""
     env: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
     service_account: str | None = None
@@ -137,8 +140,12 @@ def _mounts(work: Work) -> list[Object]:
         {"name": f"claim-{n}", "mountPath": f"{VOLUME_ROOT}/{claim}", "readOnly": readonly}
         for n, (claim, readonly) in enumerate(work.claims.items())
     ]
+    secrets = [
+        {"name": f"secret-{n}", "mountPath": folder, "readOnly": True}
+        for n, folder in enumerate(work.mounted_secrets.values())
+    ]
     shared = [{"name": "shm", "mountPath": "/dev/shm"}] if _shared_memory(work) else []
-    return [*fixed, *claims, *shared]
+    return [*fixed, *claims, *secrets, *shared]
 
 
 def _volumes(work: Work) -> list[Object]:
@@ -152,9 +159,13 @@ def _volumes(work: Work) -> list[Object]:
         {"name": f"claim-{n}", "persistentVolumeClaim": {"claimName": claim}}
         for n, claim in enumerate(work.claims)
     ]
+    secrets = [
+        {"name": f"secret-{n}", "secret": {"secretName": name, "defaultMode": 0o440}}
+        for n, name in enumerate(work.mounted_secrets)
+    ]
     memory = _shared_memory(work)
     shared = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": memory}}] if memory else []
-    return [*fixed, *claims, *shared]
+    return [*fixed, *claims, *secrets, *shared]
 
 
 def _shared_memory(work: Work) -> str | None:

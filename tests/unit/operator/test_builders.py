@@ -1,5 +1,6 @@
 """What is built: restricted pods, deterministic names, the environment and mounts of the contract."""
 
+import json
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def all_templates() -> list[tuple[str, dict]]:
     made += [serving.stage(serve, f"j-{s}", s) for s in ("inspect", "quantize", "engine", "gate")]
     made += [serving.replicas(serve, 1)]
     made += [
-        o for o in serving.gateway(serve, serve.run.spec, ref("engine", "6")) if o["kind"] == "Deployment"
+        o for o in serving.gateway(serve, serve.run.spec, ref("engine", "6"), {}) if o["kind"] == "Deployment"
     ]
     return [(o["metadata"]["name"], o["spec"]["template"]) for o in made]
 
@@ -205,9 +206,42 @@ def test_a_replica_may_finish_its_streams() -> None:
     assert pod["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
 
 
+def test_api_keys_are_files_so_that_they_can_change_under_a_running_gateway() -> None:
+    site = serving_site(gateway={"apiKeysSecret": {"name": "keys"}, "cache": True})
+    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), {})
+    pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
+    volume = next(v for v in pod["volumes"] if "secret" in v)
+    assert volume["secret"] == {"secretName": "keys", "defaultMode": 0o440}
+    mount = next(m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"])
+    assert (mount["mountPath"], mount["readOnly"]) == ("/etc/anneal-keys", True)
+    assert pod["containers"][0]["envFrom"] == [], "a key in the environment would outlive its rotation"
+    config = json.loads(next(o for o in made if o["kind"] == "ConfigMap")["data"]["gateway.json"])
+    assert (config["apiKeys"], config["cache"], config["runtime"]) == (
+        True,
+        True,
+        site.run.spec.engine.runtime,
+    )
+
+
+def test_a_gateway_traces_where_the_administrator_says() -> None:
+    site, given = serving_site(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), given)
+    pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+    assert env["OTEL_SERVICE_NAME"] == "serve-gateway"
+
+
+def test_a_gateway_without_keys_mounts_none() -> None:
+    site = serving_site()
+    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), {})
+    pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
+    assert not any("secret" in volume for volume in pod["volumes"])
+
+
 def test_the_gateway_may_watch_endpoint_slices_and_nothing_else() -> None:
     site = serving_site()
-    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"))
+    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), {})
     role = next(o for o in made if o["kind"] == "Role")
     assert role["rules"] == [
         {

@@ -56,7 +56,7 @@ def _live(
     served = rollout.gateway_site(draft, observed, config)
     if served:
         site, version = served
-        draft.apply += resources.gateway(site, spec, site.engine(version.engine))
+        draft.apply += resources.gateway(site, spec, site.engine(version.engine), config.gateway_env)
         if spec.autoscaling:
             draft.wake(autoscale.TICK)
     draft.update(

@@ -1,12 +1,13 @@
 """Builders of a ModelDeployment's children; every one is a function of a version's run and nothing else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anneal_api.artifacts import STAGE_KINDS, canonical
 from anneal_api.base import LABEL_DEPLOYMENT, LABEL_STAGE, LABEL_VERSION, ArtifactRef, wire
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile, Images
-from anneal_api.runs import DeploymentRun, GatewayConfig
+from anneal_api.runs import KEYS_FOLDER, DeploymentRun, GatewayConfig
 from anneal_operator import naming, objects, plan, pods, uris
 from anneal_operator.decision import Object
 
@@ -183,16 +184,21 @@ def gateway_config(site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef) -
         max_sequence_length=limits.max_sequence_length,
         max_queue=spec.gateway.max_queue,
         request_timeout_seconds=spec.gateway.request_timeout_seconds,
+        runtime=limits.runtime,
+        api_keys=spec.gateway.api_keys_secret is not None,
+        cache=spec.gateway.cache,
     )
 
 
-def gateway(site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef) -> list[Object]:
+def gateway(
+    site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef, env: Mapping[str, str]
+) -> list[Object]:
     """Return everything of the gateway, in the order in which it is needed."""
     name, tags = gateway_name(site.run.name), labels(site.run.name, "gateway")
     meta = metadata(site, name, "gateway", None)
     config = canonical(wire(gateway_config(site, spec, engine))).decode()
     notes = {pods.OWNER_ANNOTATION: site.run.name, **_scraped(GATEWAY_PORT)}
-    template = pods.template(_gateway_work(site, spec, name), tags, notes)
+    template = pods.template(_gateway_work(site, spec, name, env), tags, notes)
     return [
         objects.config_map(meta, {GATEWAY_KEY: config}, immutable=False),
         *_identity(meta, name, site.run.namespace),
@@ -201,7 +207,7 @@ def gateway(site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef) -> list[
     ]
 
 
-def _gateway_work(site: Site, spec: ModelDeploymentSpec, name: str) -> pods.Work:
+def _gateway_work(site: Site, spec: ModelDeploymentSpec, name: str, env: Mapping[str, str]) -> pods.Work:
     return pods.Work(
         image=site.images.serving,
         command=("python3", "-m", "anneal_serving", "gateway"),
@@ -209,6 +215,8 @@ def _gateway_work(site: Site, spec: ModelDeploymentSpec, name: str) -> pods.Work
         config_key=GATEWAY_KEY,
         claims=uris.claims([site.run.store], []),
         secrets=secrets(site.run.spec),
+        mounted_secrets=_keys(spec),
+        env={"OTEL_SERVICE_NAME": name, **env} if env else {},
         profile=site.plain,
         requests=REQUESTS["gateway"],
         ports={"http": GATEWAY_PORT},
@@ -221,6 +229,11 @@ def _gateway_work(site: Site, spec: ModelDeploymentSpec, name: str) -> pods.Work
             "livenessProbe": _probe("/healthz", GATEWAY_PORT, period=15, failures=4),
         },
     )
+
+
+def _keys(spec: ModelDeploymentSpec) -> dict[str, str]:
+    secret = spec.gateway.api_keys_secret
+    return {secret.name: KEYS_FOLDER} if secret else {}
 
 
 def _identity(meta: Object, name: str, namespace: str) -> list[Object]:

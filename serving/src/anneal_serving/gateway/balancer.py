@@ -1,20 +1,29 @@
 """Which replica takes a request, and who waits for one.
 
 A request goes to the ready replica with the fewest outstanding tokens among those with a free slot; the others
-wait here, in order, so that a replica's own queue stays short and a new replica is used at once.
+wait here, in order, so that a replica's own queue stays short and a new replica is used at once. Two corrections:
+what a replica reports beyond this gateway's own requests is other gateways' work and counts as well, and the part of
+a prompt that a replica has seen before need not be computed there again and is taken off.
 """
 
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from anneal_serving.gateway.errors import ApiError
 
 REST_SECONDS = 1.0
 REST_LIMIT = 15.0
+REPORT_SECONDS = 2.0
+"""How long a replica's report counts."""
+PREFIX_BLOCK = 64
+"""Tokens of a block of a prompt; a replica's prefix cache has smaller ones."""
+PREFIX_BLOCKS = 32
+PREFIXES = 65_536
+KV_FULL = 0.95
 _SMOOTHING = 0.2
 
 
@@ -32,6 +41,28 @@ class Replica:
     requests: int = 0
     failures: int = 0
     rests_until: float = 0.0
+    others: int = 0
+    """Requests of other gateways, by its last report."""
+    kv_used: float = 0.0
+    reported_at: float = -math.inf
+
+
+def prefix_of(ids: Sequence[int]) -> tuple[int, ...]:
+    """Return a hash for every whole block of a prompt, each of everything up to its end."""
+    found, before = [], 0
+    for start in range(0, min(len(ids), PREFIX_BLOCK * PREFIX_BLOCKS) - PREFIX_BLOCK + 1, PREFIX_BLOCK):
+        before = hash((before, tuple(ids[start : start + PREFIX_BLOCK])))
+        found.append(before)
+    return tuple(found)
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A request in the queue."""
+
+    tokens: int
+    prefix: tuple[int, ...]
+    future: asyncio.Future["Lease"]
 
 
 class Lease:
@@ -81,8 +112,10 @@ class Balancer:
         self._max_queue = max_queue
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
-        self._waiting: deque[tuple[int, asyncio.Future[Lease]]] = deque()
+        self._waiting: deque[Waiter] = deque()
+        self._prefixes: OrderedDict[int, str] = OrderedDict()
         self._seconds = 1.0
+        self._size = 0.0
         self._closed = False
 
     @property
@@ -101,8 +134,20 @@ class Balancer:
         self._replicas = kept
         self._dispatch()
 
-    async def acquire(self, tokens: int, timeout: float) -> Lease:
+    def report(self, address: str, requests: int, kv_used: float) -> None:
+        """Take what a replica says it holds: requests waiting and active, and the used share of its KV cache."""
+        replica = self._replicas.get(address)
+        if replica is not None:
+            replica.others = max(0, requests - replica.requests)
+            replica.kv_used = kv_used
+            replica.reported_at = self._clock()
+            self._dispatch()
+
+    async def acquire(self, tokens: int, timeout: float, prefix: tuple[int, ...] = ()) -> Lease:
         """Return a lease for a request of `tokens`, waiting for a slot up to `timeout` seconds.
+
+        Args:
+            prefix: the prompt's, of `prefix_of`.
 
         Raises:
             ApiError: 429 when the queue is full, 503 when no slot came free in time.
@@ -110,20 +155,20 @@ class Balancer:
         """
         if self._closed:
             raise Moved
-        if not self._waiting and (replica := self._pick()):
-            return Lease(self, replica, tokens, self._clock())
+        if not self._waiting and (replica := self._pick(prefix)):
+            return self._lease(replica, tokens, prefix)
         if len(self._waiting) >= self._max_queue:
             raise self._full()
-        entry = (tokens, asyncio.get_running_loop().create_future())
+        entry = Waiter(tokens, prefix, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         return await self._wait(entry, timeout)
 
     def close(self) -> None:
         """Send everyone who waits to the new routes."""
         self._closed = True
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(Moved())
+        for waiter in self._waiting:
+            if not waiter.future.done():
+                waiter.future.set_exception(Moved())
         self._waiting.clear()
 
     def released(self, replica: Replica, since: float, failed: bool) -> None:
@@ -138,8 +183,8 @@ class Balancer:
             self._seconds += _SMOOTHING * (now - since - self._seconds)
         self._dispatch()
 
-    async def _wait(self, entry: tuple[int, asyncio.Future[Lease]], timeout: float) -> Lease:
-        future = entry[1]
+    async def _wait(self, entry: Waiter, timeout: float) -> Lease:
+        future = entry.future
         try:
             async with asyncio.timeout(timeout):
                 return await future
@@ -149,24 +194,52 @@ class Balancer:
                 raise self._too_late() from None
             raise
 
-    def _leave(self, entry: tuple[int, asyncio.Future[Lease]]) -> None:
+    def _leave(self, entry: Waiter) -> None:
         """Leave the queue; a lease that came in the same moment is given back."""
-        future = entry[1]
+        future = entry.future
         if entry in self._waiting:
             self._waiting.remove(entry)
         elif not future.cancelled() and future.exception() is None:
             future.result().release()
 
     def _dispatch(self) -> None:
-        while self._waiting and (replica := self._pick()):
-            tokens, future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(Lease(self, replica, tokens, self._clock()))
+        while self._waiting and (replica := self._pick(self._waiting[0].prefix)):
+            waiter = self._waiting.popleft()
+            if not waiter.future.done():
+                waiter.future.set_result(self._lease(replica, waiter.tokens, waiter.prefix))
 
-    def _pick(self) -> Replica | None:
+    def _lease(self, replica: Replica, tokens: int, prefix: tuple[int, ...]) -> Lease:
+        for block in prefix:
+            self._prefixes[block] = replica.address
+            self._prefixes.move_to_end(block)
+        while len(self._prefixes) > PREFIXES:
+            self._prefixes.popitem(last=False)
+        self._size += (_SMOOTHING if self._size else 1.0) * (tokens - self._size)
+        return Lease(self, replica, tokens, self._clock())
+
+    def _pick(self, prefix: tuple[int, ...]) -> Replica | None:
         now = self._clock()
-        free = [r for r in self._replicas.values() if r.requests < self._slots and r.rests_until <= now]
-        return min(free, key=lambda r: (r.tokens, r.requests, r.address), default=None)
+        home, seen = self._seen(prefix)
+
+        def cost(replica: Replica) -> tuple[bool, float, int, str]:
+            others = self._others(replica, now)
+            tokens = replica.tokens + others * self._size - (seen if replica.address == home else 0)
+            return replica.kv_used >= KV_FULL, tokens, replica.requests + others, replica.address
+
+        return min((r for r in self._replicas.values() if self._free(r, now)), key=cost, default=None)
+
+    def _free(self, replica: Replica, now: float) -> bool:
+        return replica.requests + self._others(replica, now) < self._slots and replica.rests_until <= now
+
+    def _others(self, replica: Replica, now: float) -> int:
+        return replica.others if now - replica.reported_at <= REPORT_SECONDS else 0
+
+    def _seen(self, prefix: tuple[int, ...]) -> tuple[str, int]:
+        """Return the replica that saw most of a prompt last, and how many tokens of it."""
+        for count in range(len(prefix), 0, -1):
+            if (home := self._prefixes.get(prefix[count - 1])) is not None:
+                return home, count * PREFIX_BLOCK
+        return "", 0
 
     def _full(self) -> ApiError:
         seconds = retry_after(len(self._waiting), self._slots * len(self._replicas), self._seconds)

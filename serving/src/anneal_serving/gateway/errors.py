@@ -46,4 +46,5 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Extra response headers."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        retry = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return retry | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})

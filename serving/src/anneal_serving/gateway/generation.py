@@ -5,10 +5,11 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
+from anneal_runtime import sentinels
 from anneal_runtime.errors import Refused
-from anneal_serving.gateway.balancer import Lease, Moved
+from anneal_serving.gateway.balancer import Lease, Moved, prefix_of
 from anneal_serving.gateway.errors import ApiError
-from anneal_serving.gateway.replicas import Failed, Job, Replicas, Unavailable
+from anneal_serving.gateway.replicas import Failed, InvalidGuide, Job, Source, Step, Unavailable
 from anneal_serving.gateway.requests import Ask
 from anneal_serving.gateway.routes import Route
 from anneal_serving.gateway.telemetry import Record
@@ -21,26 +22,37 @@ class Encoded:
 
     ids: list[int]
     max_tokens: int
+    stop_ids: list[int]
 
 
 def encode(ask: Ask, route: Route) -> Encoded:
     """Return the ids of a request's prompt, as training made them, and how many tokens may follow.
 
     A chat goes through the chat template, where a user's text is only text. A raw prompt is encoded as
-    the tokenizer does by itself, special tokens included: fill-in-the-middle prompts need them.
+    the tokenizer does by itself, special tokens included. With a suffix it is put between the sentinels
+    of the model's family, as training puts its documents.
 
     Raises:
-        ApiError: 400 when it does not fit, or the template refuses the roles.
+        ApiError: 400 when it does not fit, the template refuses the roles, or the engine cannot do it.
     """
+    supported(ask, route.config.runtime)
     try:
-        ids = _ids(ask, route)
+        ids, stops = _ids(ask, route)
     except Refused as error:
         raise ApiError(400, f"{ask.param}: {error.message}", param=ask.param) from error
-    return within(ask, ids, route.config.max_input_length, route.config.max_sequence_length)
+    room = within(ask, ids, route.config.max_input_length, route.config.max_sequence_length)
+    return Encoded(ids, room, stops)
 
 
-def within(ask: Ask, ids: list[int], max_input: int, max_sequence: int) -> Encoded:
-    """Return the request's size, or raise ApiError 400 with the arithmetic."""
+def supported(ask: Ask, runtime: str) -> None:
+    """Raise ApiError 400 for what a runtime does not give."""
+    wanted = {"response_format": ask.guide is not None, "logprobs": ask.logprobs}
+    for param in [name for name, asked in wanted.items() if asked and runtime != "openvino"]:
+        raise ApiError(400, f"{param}: not built for engine.runtime {runtime}; leave it out", param=param)
+
+
+def within(ask: Ask, ids: list[int], max_input: int, max_sequence: int) -> int:
+    """Return how many tokens may follow, or raise ApiError 400 with the arithmetic."""
     if len(ids) > max_input:
         text = f"{ask.param}: {len(ids)} tokens, and {max_input} fit (maxInputLength); shorten it"
         raise ApiError(400, text, param=ask.param, code="context_length_exceeded")
@@ -51,12 +63,28 @@ def within(ask: Ask, ids: list[int], max_input: int, max_sequence: int) -> Encod
             f"(maxSequenceLength); ask for at most {room}"
         )
         raise ApiError(400, text, param="max_tokens", code="context_length_exceeded")
-    return Encoded(ids, ask.max_tokens or room)
+    return ask.max_tokens or room
 
 
-def _ids(ask: Ask, route: Route) -> list[int]:
+def _ids(ask: Ask, route: Route) -> tuple[list[int], list[int]]:
+    """Return the prompt's ids and the ids that end the answer."""
+    ends = route.encoder.eos_ids
+    if ask.suffix is not None:
+        return _middle(str(ask.prompt), ask.suffix, route)
     if ask.chat is not None:
-        return route.encoder.encode(ask.chat, add_generation_prompt=True).ids
+        return route.encoder.encode(ask.chat, add_generation_prompt=True).ids, ends
+    return _raw(ask, route), ends
+
+
+def _middle(prefix: str, suffix: str, route: Route) -> tuple[list[int], list[int]]:
+    by = sentinels.of(route.encoder)
+    if by is None:
+        text = "suffix: the model's tokenizer has no fill-in-the-middle tokens; ask for the middle in a chat"
+        raise ApiError(400, text, param="suffix")
+    return sentinels.prompt(route.encoder, by, prefix, suffix), sorted({*route.encoder.eos_ids, by.end})
+
+
+def _raw(ask: Ask, route: Route) -> list[int]:
     if isinstance(ask.prompt, str):
         return list(route.encoder.tokenizer.encode(ask.prompt).ids)
     vocabulary = route.encoder.tokenizer.get_vocab_size()
@@ -66,11 +94,24 @@ def _ids(ask: Ask, route: Route) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A token of an answer: what it writes by itself, and the logarithm of its probability."""
+
+    written: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
 class Piece:
-    """Text that is certain; the last piece says why the answer ended."""
+    """Text that is certain; the last piece says why the answer ended.
+
+    Attributes:
+        tokens: those generated since the piece before, if asked for; text may follow its tokens a piece later.
+    """
 
     text: str
     finish: str | None = None
+    tokens: tuple[Chosen, ...] = ()
 
 
 class Generator:
@@ -81,7 +122,7 @@ class Generator:
         replicas: connections.
     """
 
-    def __init__(self, route: Callable[[], Route], replicas: Replicas) -> None:
+    def __init__(self, route: Callable[[], Route], replicas: Source) -> None:
         self._route = route
         self._replicas = replicas
 
@@ -105,6 +146,9 @@ class Generator:
                 record.retries += 1
             except TimeoutError as error:
                 raise ApiError(504, "the answer took longer than requestTimeoutSeconds") from error
+            except InvalidGuide as error:
+                text = f"response_format: {error}"
+                raise ApiError(400, text, param="response_format", code="invalid_response_format") from error
             except Failed as error:
                 raise ApiError(500, f"the engine refused the request: {error}") from error
 
@@ -113,7 +157,7 @@ class Generator:
         encoded = await asyncio.to_thread(encode, ask, route)
         record.prompt_tokens = len(encoded.ids)
         size = len(encoded.ids) + encoded.max_tokens
-        lease = await route.balancer.acquire(size, _left(deadline))
+        lease = await route.balancer.acquire(size, _left(deadline), prefix_of(encoded.ids))
         record.queued = time.monotonic() - record.began
         record.replica = lease.address
         failed = False
@@ -132,21 +176,23 @@ class Generator:
         self, ask: Ask, encoded: Encoded, route: Route, lease: Lease, record: Record, deadline: float
     ) -> AsyncGenerator[Piece, None]:
         encoder = route.encoder
-        transcript = Transcript(encoder.decode, encoder.eos_ids, ask.stops, encoded.max_tokens)
-        job = Job(record.identity, encoded.ids, encoded.max_tokens, encoder.eos_ids, ask)
+        transcript = Transcript(encoder.decode, encoded.stop_ids, ask.stops, encoded.max_tokens)
+        job = Job(record.identity, encoded.ids, encoded.max_tokens, encoded.stop_ids, ask)
         source = self._replicas.stream(lease.address, job, _left(deadline))
-        text = ""
+        text, chosen = "", list[Chosen]()
         try:
-            async for ids in source:
-                if ids and record.first_token is None:
+            async for step in source:
+                if step.ids and record.first_token is None:
                     record.first_token = time.monotonic() - record.began
-                lease.progress(len(ids))
-                text = transcript.push(ids)
+                lease.progress(len(step.ids))
+                text = transcript.push(step.ids)
+                chosen += _chosen(route, step, transcript.tokens - record.completion_tokens, encoded)
                 record.completion_tokens = transcript.tokens
                 if transcript.finish:
                     break
                 if text:
-                    yield Piece(text)
+                    yield Piece(text, None, tuple(chosen))
+                    chosen = []
                 text = ""
         finally:
             await source.aclose()
@@ -154,7 +200,14 @@ class Generator:
             raise Unavailable("the replica ended the answer before its first token")
         rest = text + transcript.end()
         record.finish = transcript.finish or ""
-        yield Piece(rest, record.finish)
+        yield Piece(rest, record.finish, tuple(chosen))
+
+
+def _chosen(route: Route, step: Step, count: int, encoded: Encoded) -> list[Chosen]:
+    """Return the first `count` tokens of a step, less the one that ends the answer."""
+    pairs = list(zip(step.ids, step.logprobs, strict=False))[:count]
+    ends = encoded.stop_ids
+    return [Chosen(route.vocabulary[token], value) for token, value in pairs if token not in ends]
 
 
 def _left(deadline: float) -> float:

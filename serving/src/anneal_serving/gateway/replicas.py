@@ -6,7 +6,7 @@ Tensors are those of the tensorrtllm backend, which both runtimes speak.
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -17,7 +17,13 @@ from anneal_serving.gateway.requests import Ask
 from anneal_serving.triton import tensors
 from anneal_serving.triton.tensors import Tensor
 
-_TYPES: dict[str, type] = {"INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
+_TYPES: dict[str, type] = {
+    "INT32": np.int32,
+    "FP32": np.float32,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+    "STRING": np.object_,
+}
 _CHANNEL = [
     # A node that is cut off sends no end of connection: pings find out within seconds.
     ("grpc.keepalive_time_ms", 10_000),
@@ -38,6 +44,10 @@ class Failed(Exception):
     """The replica answered with an error; another would answer the same."""
 
 
+class InvalidGuide(Failed):
+    """The engine cannot compile what an answer shall match."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a replica is asked for."""
@@ -54,6 +64,11 @@ def inputs_of(job: Job) -> list[tuple[Tensor, Any]]:
     ask = job.ask
     greedy = ask.temperature == 0
     stops = tensors.stop_words(job.eos_ids)
+    guide = ask.guide
+    extra: list[tuple[Tensor, Any]] = [(tensors.RETURN_LOG_PROBS, [[True]])] if ask.logprobs else []
+    if guide is not None:
+        extra.append((tensors.GUIDE_TYPE, [[guide.kind.encode()]]))
+        extra.append((tensors.GUIDE, [[guide.text.encode()]]))
     return [
         (tensors.INPUT_IDS, [job.ids]),
         (tensors.INPUT_LENGTHS, [[len(job.ids)]]),
@@ -69,6 +84,7 @@ def inputs_of(job: Job) -> list[tuple[Tensor, Any]]:
         (tensors.FREQUENCY_PENALTY, [[ask.frequency_penalty]]),
         (tensors.STREAMING, [[True]]),
         (tensors.EXCLUDE_INPUT, [[True]]),
+        *extra,
     ]
 
 
@@ -78,6 +94,29 @@ def new_ids(output_ids: Any, length: Any) -> list[int]:
         return []
     count = int(length.reshape(-1)[0]) if length is not None else output_ids.size
     return [int(token) for token in output_ids.reshape(-1)[:count]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a replica has generated since the step before; `logprobs` is empty unless asked for."""
+
+    ids: list[int]
+    logprobs: list[float]
+
+
+def step_of(result: Any) -> Step:
+    """Return a response's new tokens."""
+    length = result.as_numpy(tensors.SEQUENCE_LENGTH.name)
+    logprobs = result.as_numpy(tensors.OUTPUT_LOG_PROBS.name)
+    found = [] if logprobs is None else [float(value) for value in logprobs.reshape(-1)]
+    return Step(new_ids(result.as_numpy(tensors.OUTPUT_IDS.name), length), found)
+
+
+class Source(Protocol):
+    """Where tokens come from."""
+
+    def stream(self, address: str, job: Job, timeout: float) -> AsyncGenerator[Step, None]:
+        """Yield what the replica at `address` generates; see Replicas.stream."""
 
 
 class Replicas:
@@ -92,8 +131,8 @@ class Replicas:
         self._clients: dict[str, InferenceServerClient] = {}
         self._streams: Counter[str] = Counter()
 
-    async def stream(self, address: str, job: Job, timeout: float) -> AsyncGenerator[list[int], None]:
-        """Yield token ids as the replica generates them; closing the generator cancels the request there.
+    async def stream(self, address: str, job: Job, timeout: float) -> AsyncGenerator[Step, None]:
+        """Yield tokens as the replica generates them; closing the generator cancels the request there.
 
         Raises:
             Unavailable: before or while generating, the replica went away.
@@ -106,7 +145,7 @@ class Replicas:
             async for result, error in call:
                 if error is not None:
                     raise _error(error.message())
-                yield new_ids(result.as_numpy("output_ids"), result.as_numpy("sequence_length"))
+                yield step_of(result)
         except grpc.RpcError as error:
             raise _rpc_error(error) from error
         finally:
@@ -126,22 +165,26 @@ class Replicas:
 
 
 async def _requests(job: Job) -> AsyncIterator[dict[str, Any]]:
+    outputs = tensors.CPU_OUTPUTS if job.ask.logprobs else tensors.OUTPUTS
     yield {
         "model_name": tensors.MODEL,
         "request_id": job.identity,
         "inputs": [_input(tensor, value) for tensor, value in inputs_of(job)],
-        "outputs": [InferRequestedOutput(tensor.name) for tensor in tensors.OUTPUTS],
+        "outputs": [InferRequestedOutput(tensor.name) for tensor in outputs],
     }
 
 
 def _input(tensor: Tensor, value: Any) -> InferInput:
     array: Any = np.array(value, _TYPES[tensor.kind])
-    found = InferInput(tensor.name, list(array.shape), tensor.kind)
+    kind = "BYTES" if tensor.kind == "STRING" else tensor.kind
+    found = InferInput(tensor.name, list(array.shape), kind)
     found.set_data_from_numpy(array)
     return found
 
 
 def _error(message: str) -> Exception:
+    if tensors.INVALID_GUIDE in message:
+        return InvalidGuide(message.partition(tensors.INVALID_GUIDE)[2])
     away = any(word in message.lower() for word in _AWAY)
     return Unavailable(message) if away else Failed(message)
 

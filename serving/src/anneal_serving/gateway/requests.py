@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from anneal_serving.gateway import guides
 from anneal_serving.gateway.errors import ApiError
+from anneal_serving.gateway.guides import Guide, ResponseFormat
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Value = TypeVar("Value")
@@ -49,12 +51,6 @@ class StreamOptions(_Request):
     include_obfuscation: bool = False
 
 
-class ResponseFormat(_Request):
-    """Only plain text is built."""
-
-    type: Literal["text"]
-
-
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -73,6 +69,7 @@ class Sampling(_Request):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
+    response_format: ResponseFormat | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     # Said about the request, not asked of the model.
     user: str | None = None
@@ -88,17 +85,17 @@ class ChatRequest(Sampling):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: Literal[False] | None = None
-    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
 
     prompt: str | Annotated[list[int], Field(min_length=1)] | Annotated[list[str], Field(max_length=1)]
-    logprobs: None = None
+    suffix: Annotated[str, Field(min_length=1)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Literal[False] | None = None
-    suffix: None = None
     best_of: Literal[1] | None = None
 
 
@@ -109,12 +106,16 @@ class Ask:
     Attributes:
         chat: messages for the chat template, or None.
         prompt: raw text or token ids, or None.
+        suffix: what follows the text asked for, which then stands between the two, or None.
         max_tokens: None is as many as the engine's sequence holds.
+        logprobs: whether each token's log-probability is wanted.
+        seeded: whether the client chose the seed.
     """
 
     model: str
     chat: list[dict[str, str]] | None
     prompt: str | list[int] | None
+    suffix: str | None
     max_tokens: int | None
     temperature: float
     top_p: float
@@ -123,8 +124,21 @@ class Ask:
     frequency_penalty: float
     seed: int
     stops: list[str]
+    logprobs: bool
+    guide: Guide | None
+    seeded: bool
     stream: bool
     usage: bool
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0 or self.top_k == 1
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request gets the same answer."""
+        return self.greedy or self.seeded
 
     @property
     def param(self) -> str:
@@ -136,7 +150,10 @@ def parse_chat(body: bytes) -> Ask:
     """Return what a chat request asks for, or raise ApiError 400 that names the field."""
     request = _parse(ChatRequest, body)
     chat = [message.plain() for message in request.messages]
-    return _ask(request, chat, None, request.max_completion_tokens or request.max_tokens)
+    if request.top_logprobs:
+        raise _chosen_only("top_logprobs")
+    limit = request.max_completion_tokens or request.max_tokens
+    return _ask(request, limit, chat=chat, logprobs=bool(request.logprobs))
 
 
 def parse_completion(body: bytes) -> Ask:
@@ -148,7 +165,17 @@ def parse_completion(body: bytes) -> Ask:
     if not prompt:
         raise ApiError(400, "prompt: empty; give text or token ids", param="prompt")
     raw = prompt if isinstance(prompt, str) else [int(token) for token in prompt]
-    return _ask(request, None, raw, request.max_tokens or COMPLETION_TOKENS)
+    if request.suffix is not None and not isinstance(raw, str):
+        raise ApiError(400, "suffix: needs a prompt of text, not of token ids", param="suffix")
+    if request.logprobs:
+        raise _chosen_only("logprobs")
+    limit = request.max_tokens or COMPLETION_TOKENS
+    return _ask(request, limit, prompt=raw, suffix=request.suffix, logprobs=request.logprobs is not None)
+
+
+def _chosen_only(param: str) -> ApiError:
+    text = f"{param}: the engine gives the chosen token's log-probability and no others'; ask for 0"
+    return ApiError(400, text, param=param)
 
 
 def _parse(kind: type[Parsed], body: bytes) -> Parsed:
@@ -163,7 +190,10 @@ def _refusal(error: ValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['msg']}", code="invalid_json")
     # Of a union's branches the location names types too; the field is what stands before them.
-    param = ".".join(str(part) for part in first["loc"] if not _is_branch(part)) or None
+    loc = [part for part in first["loc"] if not _is_branch(part)]
+    if loc[:1] == ["response_format"] and loc[1:2] and loc[1] in guides.TYPES:
+        del loc[1]
+    param = ".".join(map(str, loc)) or None
     text = "unknown or not supported; leave it out" if first["type"] == "extra_forbidden" else first["msg"]
     return ApiError(400, f"{param}: {text}", param=param)
 
@@ -173,7 +203,13 @@ def _is_branch(part: str | int) -> bool:
 
 
 def _ask(
-    request: Sampling, chat: list[dict[str, str]] | None, prompt: str | list[int] | None, limit: int | None
+    request: Sampling,
+    limit: int | None,
+    *,
+    chat: list[dict[str, str]] | None = None,
+    prompt: str | list[int] | None = None,
+    suffix: str | None = None,
+    logprobs: bool,
 ) -> Ask:
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     options = request.stream_options or StreamOptions()
@@ -181,6 +217,7 @@ def _ask(
         model=request.model,
         chat=chat,
         prompt=prompt,
+        suffix=suffix,
         max_tokens=limit,
         temperature=_or(request.temperature, 1.0),
         top_p=_or(request.top_p, 1.0),
@@ -190,6 +227,9 @@ def _ask(
         # An engine without a seed starts each request from the same one.
         seed=(secrets.randbits(31) if request.seed is None else request.seed) % 2**63,
         stops=stops,
+        logprobs=logprobs,
+        guide=guides.guide_of(request.response_format),
+        seeded=request.seed is not None,
         stream=bool(request.stream),
         usage=options.include_usage,
     )

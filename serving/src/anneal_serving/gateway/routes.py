@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -21,8 +22,9 @@ from anneal_api.runs import GatewayConfig
 from anneal_runtime import artifacts, storage
 from anneal_runtime.chat import CHAT_FILE, ChatEncoder
 from anneal_runtime.errors import Refused, StageError
-from anneal_serving.gateway import endpoints
+from anneal_serving.gateway import endpoints, load
 from anneal_serving.gateway.balancer import Balancer
+from anneal_serving.vocabulary import token_bytes
 
 ENV_REPLICAS = "ANNEAL_REPLICAS"
 """host:port,host:port in place of a watch, for use outside a cluster."""
@@ -40,6 +42,11 @@ class Route:
     config: GatewayConfig
     encoder: ChatEncoder
     balancer: Balancer
+
+    @cached_property
+    def vocabulary(self) -> list[bytes]:
+        """What every token writes by itself."""
+        return token_bytes(self.encoder.tokenizer)
 
 
 def load_encoder(engine: ArtifactRef, cache: Path) -> ChatEncoder:
@@ -144,5 +151,8 @@ class Router:
         if fixed := os.environ.get(ENV_REPLICAS):
             update({address.strip() for address in fixed.split(",")})
             return
-        async with self._client() as client:
-            await endpoints.watch(client, route.config.namespace, route.config.service, update)
+        config = route.config
+        async with self._client() as client, httpx.AsyncClient(timeout=1) as metrics:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(endpoints.watch(client, config.namespace, config.service, update))
+                group.create_task(load.follow(metrics, route.balancer))

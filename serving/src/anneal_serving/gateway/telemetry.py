@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from anneal_serving.gateway.keys import Pass
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -53,6 +56,11 @@ class Record:
     replica: str = ""
     finish: str = ""
     error: str = ""
+    client: str = ""
+    """Name of the API key's entry; empty where no keys are asked for."""
+    cached: bool = False
+    leave: Pass = field(default_factory=Pass)
+    span: trace.Span = trace.INVALID_SPAN
     began: float = field(default_factory=time.monotonic)
     queued: float | None = None
     first_token: float | None = None
@@ -61,12 +69,14 @@ class Record:
         """Return the log line's fields."""
         return {
             "requestId": self.identity,
+            "client": self.client,
             "route": self.route,
             "stream": self.stream,
             "status": self.status,
             "promptTokens": self.prompt_tokens,
             "completionTokens": self.completion_tokens,
             "retries": self.retries,
+            "cached": self.cached,
             "replica": self.replica,
             "finishReason": self.finish,
             "error": self.error,
@@ -97,6 +107,7 @@ class Telemetry:
         )
         self._tokens = Counter("anneal_gateway_tokens", "Tokens.", ["kind"], registry=self.registry)
         self._retries = Counter("anneal_gateway_retries", "Moves to another replica.", registry=self.registry)
+        self._cached = Counter("anneal_gateway_cached", "Answers from memory.", registry=self.registry)
         self._seconds = self._histogram("anneal_gateway_request_seconds", "Duration of requests.")
         self._first = self._histogram("anneal_gateway_first_token_seconds", "Time to the first token.")
 
@@ -107,6 +118,7 @@ class Telemetry:
         self._tokens.labels("prompt").inc(record.prompt_tokens)
         self._tokens.labels("completion").inc(record.completion_tokens)
         self._retries.inc(record.retries)
+        self._cached.inc(record.cached)
         self._seconds.observe(now - record.began)
         if record.first_token is not None:
             self._first.observe(record.first_token)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from anneal_serving.triton import scheduler, tensors
+from anneal_serving.triton import grammar, scheduler, tensors
+from anneal_serving.triton.grammar import Guide
 from anneal_serving.triton.load import Gauges
 from anneal_serving.triton.scheduler import Generation, Limits
 
@@ -31,9 +32,13 @@ class TritonPythonModel:
         self._stop_ids = frozenset(json.loads(values["stop_ids"]))
         self._vocabulary = scheduler.vocabulary_of(folder)
         self._gauges = Gauges(pb_utils)
-        pipeline = scheduler.open_pipeline(folder, self._limits, json.loads(values["properties"]))
+        end = min(self._stop_ids)
+        tokenizer = grammar.tokenizer_of(folder / "tokenizer.json", end, self._vocabulary)
+        self._compiler = grammar.Compiler(tokenizer, self._vocabulary, end)
+        properties = json.loads(values["properties"])
+        pipeline = scheduler.open_pipeline(folder, self._limits, properties, tokenizer)
         self._batcher = scheduler.Batcher(pipeline, self._limits.slots, self._gauges.show)
-        scheduler.warm_up(self._batcher, self._limits, min(self._stop_ids))
+        scheduler.warm_up(self._batcher, self._limits, end)
 
     def execute(self, requests: Iterable[Any]) -> None:
         """Queue the requests."""
@@ -45,10 +50,24 @@ class TritonPythonModel:
             except ValueError as error:
                 sender.failed(str(error))
             else:
+                self._submit(generation, sender)
+
+    def _submit(self, generation: Generation, sender: "Sender") -> None:
+        if generation.guide is None:
+            self._batcher.submit(generation, sender)
+            return
+
+        def compiled(complaint: str) -> None:
+            if complaint:
+                sender.failed(tensors.INVALID_GUIDE + complaint)
+            else:
                 self._batcher.submit(generation, sender)
+
+        self._compiler.submit(generation.guide, compiled)
 
     def finalize(self) -> None:
         """Finish what runs."""
+        self._compiler.close()
         self._batcher.close()
 
 
@@ -58,16 +77,20 @@ class Sender:
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
         self._streaming = bool(scalar(request, tensors.STREAMING, False))
+        self._wants_logprobs = bool(scalar(request, tensors.RETURN_LOG_PROBS, False))
         self._held: list[int] = []
+        self._logprobs: list[float] = []
 
-    def tokens(self, ids: list[int], final: bool) -> None:
+    def tokens(self, ids: list[int], logprobs: list[float], final: bool) -> None:
         """Send a step's tokens, or hold them until the end."""
         self._held += ids
+        self._logprobs += logprobs
         if final and self.cancelled():
             self._sender.send(flags=_FINAL)
         elif final or self._streaming:
-            self._sender.send(response(self._held), flags=_FINAL if final else 0)
-            self._held = []
+            found = response(self._held, self._logprobs if self._wants_logprobs else None)
+            self._sender.send(found, flags=_FINAL if final else 0)
+            self._held, self._logprobs = [], []
 
     def failed(self, message: str) -> None:
         """End the request with an error."""
@@ -79,14 +102,15 @@ class Sender:
         return bool(self._sender.is_cancelled())
 
 
-def response(ids: list[int]) -> Any:
-    """Return `output_ids` [1, 1, tokens] and `sequence_length` [1, 1]."""
-    return pb_utils.InferenceResponse(
-        output_tensors=[
-            pb_utils.Tensor(tensors.OUTPUT_IDS.name, np.array([[ids]], np.int32)),
-            pb_utils.Tensor(tensors.SEQUENCE_LENGTH.name, np.array([[len(ids)]], np.int32)),
-        ]
-    )
+def response(ids: list[int], logprobs: list[float] | None) -> Any:
+    """Return `output_ids` [1, 1, tokens], `sequence_length` [1, 1], and `output_log_probs` [1, 1, tokens] if any."""
+    found = [
+        pb_utils.Tensor(tensors.OUTPUT_IDS.name, np.array([[ids]], np.int32)),
+        pb_utils.Tensor(tensors.SEQUENCE_LENGTH.name, np.array([[len(ids)]], np.int32)),
+    ]
+    if logprobs is not None:
+        found.append(pb_utils.Tensor(tensors.OUTPUT_LOG_PROBS.name, np.array([[logprobs]], np.float32)))
+    return pb_utils.InferenceResponse(output_tensors=found)
 
 
 def array(request: Any, tensor: tensors.Tensor) -> Any:
@@ -119,7 +143,20 @@ def read(request: Any, default_stops: frozenset[int]) -> Generation:
         repetition_penalty=scalar(request, tensors.REPETITION_PENALTY, 1.0),
         presence_penalty=scalar(request, tensors.PRESENCE_PENALTY, 0.0),
         frequency_penalty=scalar(request, tensors.FREQUENCY_PENALTY, 0.0),
+        logprobs=scalar(request, tensors.RETURN_LOG_PROBS, False),
+        guide=_guide(request),
     )
+
+
+def _guide(request: Any) -> Guide | None:
+    kind = text(request, tensors.GUIDE_TYPE)
+    return Guide(kind, text(request, tensors.GUIDE)) if kind else None
+
+
+def text(request: Any, tensor: tensors.Tensor) -> str:
+    """Return the one text of a request's tensor; empty when there is none."""
+    found = array(request, tensor)
+    return "" if found is None or not found.size else bytes(found.reshape(-1)[0]).decode()
 
 
 def check(generation: Generation, limits: Limits, vocabulary: int) -> None:

@@ -133,13 +133,15 @@ def tensorrt_llm_model(plan: Plan) -> dict[str, Any]:
 
 def _engine_model(plan: Plan, backend: str, batch: int) -> dict[str, Any]:
     ragged = backend == "tensorrtllm"
+    inputs = tensors.INPUTS if ragged else tensors.CPU_INPUTS
+    outputs = tensors.OUTPUTS if ragged else tensors.CPU_OUTPUTS
     return {
         "name": tensors.MODEL,
         "backend": backend,
         "max_batch_size": batch,
         "model_transaction_policy": {"decoupled": True},
-        "input": [_input(tensor, ragged) for tensor in tensors.INPUTS],
-        "output": [_tensor(tensor) for tensor in tensors.OUTPUTS],
+        "input": [_input(tensor, ragged) for tensor in inputs],
+        "output": [_tensor(tensor) for tensor in outputs],
         "instance_group": {"count": 1, "kind": Symbol("KIND_CPU")},
         "model_warmup": _warm_up_sample(),
     }

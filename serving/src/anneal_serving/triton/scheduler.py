@@ -17,6 +17,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
+from anneal_serving.triton.grammar import Guide
 from anneal_serving.triton.load import Load
 
 KV_BLOCK = 32
@@ -55,6 +56,9 @@ class Generation:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logprobs: bool = False
+    """Whether each token's log-probability is wanted, of the model's own distribution."""
+    guide: Guide | None = None
 
     @property
     def greedy(self) -> bool:
@@ -65,7 +69,7 @@ class Generation:
 class Receiver(Protocol):
     """Where a sequence's tokens go."""
 
-    def tokens(self, ids: list[int], final: bool) -> None:
+    def tokens(self, ids: list[int], logprobs: list[float], final: bool) -> None:
         """Take the tokens of a step; `final` ends the sequence."""
 
     def failed(self, message: str) -> None:
@@ -82,8 +86,8 @@ class _Sequence:
     handle: Any = field(default=None)
 
 
-def open_pipeline(folder: Path, limits: Limits, properties: dict[str, str]) -> Any:
-    """Return the paged pipeline of the IR in `folder`."""
+def open_pipeline(folder: Path, limits: Limits, properties: dict[str, str], tokenizer: Any) -> Any:
+    """Return the paged pipeline of the IR in `folder`; of the tokenizer only the vocabulary is used."""
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = limits.kv_blocks
     scheduler.cache_size = 0
@@ -91,7 +95,7 @@ def open_pipeline(folder: Path, limits: Limits, properties: dict[str, str]) -> A
     scheduler.max_num_batched_tokens = max(PREFILL_TOKENS, limits.slots)
     scheduler.dynamic_split_fuse = True
     scheduler.enable_prefix_caching = True
-    return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+    return genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **properties)
 
 
 def vocabulary_of(folder: Path) -> int:
@@ -111,6 +115,9 @@ def generation_config(generation: Generation) -> Any:
     config.repetition_penalty = generation.repetition_penalty
     config.presence_penalty = generation.presence_penalty
     config.frequency_penalty = generation.frequency_penalty
+    config.logprobs = int(generation.logprobs)
+    if generation.guide is not None:
+        config.structured_output_config = generation.guide.config()
     if config.do_sample:
         config.temperature = generation.temperature
         config.top_p = generation.top_p
@@ -203,14 +210,17 @@ class Batcher:
     def _deliver(self, sequence: _Sequence) -> bool:
         """Hand on the tokens of the last step; return whether the sequence goes on."""
         ids: list[int] = []
+        logprobs: list[float] = []
         while sequence.handle.can_read():
-            ids += [token for output in sequence.handle.read().values() for token in output.generated_ids]
+            for output in sequence.handle.read().values():
+                ids += output.generated_ids
+                logprobs += output.generated_log_probs
         status = sequence.handle.get_status().name
         if status == "IGNORED":
             sequence.receiver.failed("the KV cache is full; lower maxBatchSize or maxSequenceLength")
             return False
         if ids or status != "RUNNING":
-            sequence.receiver.tokens(ids, final=status != "RUNNING")
+            sequence.receiver.tokens(ids, logprobs, final=status != "RUNNING")
         return bool(status == "RUNNING")
 
     def _drop_cancelled(self) -> None:
@@ -229,7 +239,7 @@ class Batcher:
         else:
             with self._changed:
                 self._waiting.remove(sequence)
-        sequence.receiver.tokens([], final=True)
+        sequence.receiver.tokens([], [], final=True)
 
     def _show(self) -> None:
         # The pipeline's usage is that of its last step, and counts blocks of live sequences only.
@@ -262,7 +272,7 @@ class _Collector:
         self.error = ""
         self.done = threading.Event()
 
-    def tokens(self, ids: list[int], final: bool) -> None:
+    def tokens(self, ids: list[int], logprobs: list[float], final: bool) -> None:
         self.ids += ids
         if final:
             self.done.set()

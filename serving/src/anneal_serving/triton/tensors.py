@@ -36,6 +36,9 @@ SEED = Tensor("seed", "UINT64")
 REPETITION_PENALTY = Tensor("repetition_penalty", "FP32")
 PRESENCE_PENALTY = Tensor("presence_penalty", "FP32")
 FREQUENCY_PENALTY = Tensor("frequency_penalty", "FP32")
+RETURN_LOG_PROBS = Tensor("return_log_probs", "BOOL")
+GUIDE_TYPE = Tensor("guided_decoding_guide_type", "STRING")
+GUIDE = Tensor("guided_decoding_guide", "STRING")
 STREAMING = Tensor("streaming", "BOOL")
 EXCLUDE_INPUT = Tensor("exclude_input_in_output", "BOOL")
 
@@ -56,12 +59,20 @@ INPUTS = (
     STREAMING,
     EXCLUDE_INPUT,
 )
+CPU_INPUTS = (*INPUTS, RETURN_LOG_PROBS, GUIDE_TYPE, GUIDE)
+"""The tensorrtllm backend knows these too; they are not asked of it until that has been tried on an accelerator."""
 
 OUTPUT_IDS = Tensor("output_ids", "INT32", (-1, -1))
 """[beams, tokens]: the new tokens of this response when streaming, else all of them."""
 SEQUENCE_LENGTH = Tensor("sequence_length", "INT32", (-1,))
 
+OUTPUT_LOG_PROBS = Tensor("output_log_probs", "FP32", (-1, -1))
+"""[beams, tokens]: of each of `output_ids` the natural logarithm of its probability, when asked for."""
+
 OUTPUTS = (OUTPUT_IDS, SEQUENCE_LENGTH)
+CPU_OUTPUTS = (*OUTPUTS, OUTPUT_LOG_PROBS)
+INVALID_GUIDE = "guided_decoding_guide: "
+"""How the error of a guide that cannot be compiled begins."""
 
 
 def stop_words(ids: list[int]) -> list[list[int]]:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from anneal_serving.gateway.balancer import Balancer, Moved, retry_after
+from anneal_serving.gateway.balancer import Balancer, Moved, prefix_of, retry_after
 from anneal_serving.gateway.errors import ApiError
 
 
@@ -137,6 +137,72 @@ async def test_closing_sends_those_who_wait_to_the_new_route() -> None:
         await waiter
     with pytest.raises(Moved):
         await replicas.acquire(1, 1)
+
+
+async def test_other_gateways_requests_count() -> None:
+    replicas = balancer("a", "b")
+    await replicas.acquire(10, 1)
+    replicas.report("b", 1, 0.1)
+    replicas.report("a", 1, 0.1)  # this gateway's own
+    assert (await replicas.acquire(10, 1)).address == "a"
+
+
+async def test_a_replica_full_of_others_requests_is_waited_for_until_it_says_otherwise() -> None:
+    clock = Clock()
+    replicas = balancer("a", clock=clock)
+    replicas.report("a", 2, 0.5)
+    waiter = asyncio.create_task(replicas.acquire(1, 5))
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    replicas.report("a", 1, 0.5)
+    assert (await waiter).address == "a"
+
+
+async def test_an_old_report_does_not_count() -> None:
+    clock = Clock()
+    replicas = balancer("a", clock=clock)
+    replicas.report("a", 2, 0.5)
+    clock.now += 2.5
+    assert (await replicas.acquire(1, 1)).address == "a"
+
+
+async def test_a_replica_without_kv_cache_comes_last() -> None:
+    replicas = balancer("a", "b")
+    replicas.report("a", 0, 0.97)
+    assert (await replicas.acquire(500, 1)).address == "b"
+    assert (await replicas.acquire(1, 1)).address == "b"
+
+
+PROMPT = list(range(200))
+
+
+async def test_a_known_prefix_draws_a_request_to_its_replica() -> None:
+    replicas = balancer("a", "b", slots=9)
+    (await replicas.acquire(1, 1)).release()
+    held = await replicas.acquire(5, 1)
+    (await replicas.acquire(210, 1, prefix_of(PROMPT))).release()
+    held.release()
+    # b has seen three blocks of this prompt; a comes first by name.
+    longer = prefix_of([*PROMPT[:192], *range(900, 1100)])
+    assert (await replicas.acquire(1, 1, longer)).address == "b"
+    assert (await replicas.acquire(1, 1, prefix_of(range(500, 700)))).address == "a"
+
+
+async def test_a_prefix_is_worth_its_tokens_and_no_more() -> None:
+    replicas = balancer("a", "b", slots=9)
+    first = await replicas.acquire(210, 1, prefix_of(PROMPT))
+    assert first.address == "a"
+    assert (await replicas.acquire(1, 1, prefix_of(PROMPT))).address == "b"
+    first.progress(200)
+    assert (await replicas.acquire(1, 1, prefix_of(range(500, 700)))).address == "b"
+
+
+def test_a_prefix_is_hashed_block_by_block() -> None:
+    assert prefix_of(PROMPT[:63]) == ()
+    assert len(prefix_of(PROMPT)) == 3
+    assert prefix_of(PROMPT)[:2] == prefix_of([*PROMPT[:128], 7])
+    assert prefix_of(PROMPT)[1] != prefix_of(PROMPT[64:])[0]
+    assert len(prefix_of(range(10_000))) == 32
 
 
 def test_retry_after_is_the_time_the_queue_needs() -> None:

@@ -64,9 +64,8 @@ def test_prompt_as_text_ids_or_a_list_of_one() -> None:
         ({"n": 2}, "n"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ""}, "stop"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 3}, "logprobs"),
         ({"tools": [{}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"logit_bias": {"1": 2.0}}, "logit_bias"),
     ],
 )

@@ -28,7 +28,7 @@ from anneal_serving import engine, inspect_stage, quantize
 
 HELLO: Any = [{"role": "user", "content": "def f(x):"}]
 SLOTS = 4
-READY_SECONDS = 40.0
+READY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,44 @@ def test_load_is_reported_by_replica_and_gateway(served: Served) -> None:
     text = httpx.get(f"{served.url}/metrics").text
     assert 'anneal_gateway_requests_total{code="200",route="chat.completions"}' in text
     assert "anneal_requests_waiting 0.0" in text
+
+
+def test_an_answer_keeps_to_its_format(served: Served) -> None:
+    """The engine's own guided decoding, through Triton; other requests run beside it."""
+    regex = {"type": "regex", "regex": "[a-z]{3}=[0-9]{2}"}
+    assert re.fullmatch("[a-z]{3}=[0-9]{2}", text_of(say(served, response_format=regex)))
+    grammar = {"type": "grammar", "grammar": 'root ::= "yes" | "no"'}
+    assert text_of(say(served, response_format=grammar, temperature=1)) in ("yes", "no")
+    shape = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    shape |= {"additionalProperties": False}
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": shape}}
+    answer = say(served, response_format=schema, max_tokens=200, temperature=1, seed=3)
+    assert json.loads(text_of(answer))["a"] in (1, 2)
+
+
+def test_a_format_that_cannot_be_compiled_is_400_and_harms_nobody(served: Served) -> None:
+    expected = text_of(say(served, max_tokens=200))
+    with served.client as client:
+        stream = client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=200, temperature=0, stream=True
+        )
+        parts = [next(stream).choices[0].delta.content or ""]
+        with pytest.raises(openai.BadRequestError, match="Unclosed") as caught:
+            say(served, response_format={"type": "regex", "regex": "[a-z"})
+        parts += [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert caught.value.param == "response_format"
+    assert "".join(parts) == expected
+
+
+def test_logprobs_are_those_of_the_chosen_tokens(served: Served) -> None:
+    answer = say(served, logprobs=True)
+    tokens = answer.choices[0].logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode(errors="replace") == text_of(answer)
+    assert len(tokens) == answer.usage.completion_tokens
+    assert all(token.logprob < 0 for token in tokens)
+    assert [t.logprob for t in say(served, logprobs=True).choices[0].logprobs.content] == pytest.approx(
+        [token.logprob for token in tokens], abs=1e-4
+    )
 
 
 def test_logs_hold_no_prompt(served: Served) -> None:

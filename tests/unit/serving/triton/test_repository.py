@@ -35,8 +35,11 @@ def test_the_four_models_of_the_engine_repository(models: dict[str, Any]) -> Non
 
 def test_both_runtimes_take_and_return_the_same_tensors(models: dict[str, Any]) -> None:
     engine = models["tensorrt_llm"]
-    assert [found.name for found in engine.input] == [tensor.name for tensor in tensors.INPUTS]
-    assert [found.name for found in engine.output] == ["output_ids", "sequence_length"]
+    more = engine.backend == "python"
+    inputs, outputs = (tensors.CPU_INPUTS, tensors.CPU_OUTPUTS) if more else (tensors.INPUTS, tensors.OUTPUTS)
+    assert [found.name for found in engine.input] == [tensor.name for tensor in inputs]
+    assert [found.name for found in engine.output] == [tensor.name for tensor in outputs]
+    assert more == ("guided_decoding_guide" in {found.name for found in engine.input})
     optional = {found.name for found in engine.input if not found.optional}
     assert optional == {"input_ids", "input_lengths", "request_output_len"}
     assert engine.model_transaction_policy.decoupled

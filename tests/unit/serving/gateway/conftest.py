@@ -1,0 +1,47 @@
+"""A gateway in this process, in front of scripted replicas."""
+
+from pathlib import Path
+
+import pytest
+from tests.gateway_front import ADDRESSES, Front, Script
+from tests.tiny_model import write_tiny_model
+
+from anneal_api.base import ArtifactRef
+from anneal_api.runs import GatewayConfig
+from anneal_runtime.chat import ChatEncoder
+from anneal_serving.gateway.app import Gateway
+from anneal_serving.gateway.balancer import Balancer
+from anneal_serving.gateway.keys import Keys
+from anneal_serving.gateway.replicas import Step
+from anneal_serving.gateway.routes import Route, Router
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> ChatEncoder:
+    """The tiny model's."""
+    return ChatEncoder.from_pretrained_folder(write_tiny_model(tmp_path_factory.mktemp("encoder")))
+
+
+@pytest.fixture
+def front(encoder: ChatEncoder, tmp_path: Path) -> Front:
+    """A gateway whose replicas answer `def f` token by token."""
+    ids = [*encoder.tokenizer.encode("def f").ids, encoder.eos_ids[0]]
+    script = Script([Step([token], [-0.5]) for token in ids])
+    config = GatewayConfig(
+        model="tiny",
+        namespace="team",
+        service="replicas",
+        engine=ArtifactRef(uri="file:///nowhere", digest="sha256:0"),
+        max_batch_size=4,
+        max_input_length=200,
+        max_sequence_length=256,
+        max_queue=8,
+        request_timeout_seconds=60,
+    )
+    balancer = Balancer(config.max_batch_size, config.max_queue)
+    balancer.update(ADDRESSES)
+    router = Router(tmp_path / "gateway.json", tmp_path)
+    router.current = Route(config, encoder, balancer)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    return Front(script, router, keys, encoder, Gateway(router, Keys(keys), script).app())

@@ -1,0 +1,230 @@
+"""The HTTP API in one process: keys, formats of answers, what is kept, what is refused."""
+
+import json
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from tests.gateway_front import Front
+
+from anneal_runtime.chat import ChatEncoder
+from anneal_serving.gateway.replicas import Failed, InvalidGuide, Step, Unavailable
+from anneal_serving.gateway.routes import Route
+
+
+def text_of(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    choice = response.json()["choices"][0]
+    return str(choice["message"]["content"] if "message" in choice else choice["text"])
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return dict(error)
+
+
+async def test_without_keys_everybody_may_ask(front: Front) -> None:
+    assert text_of(await front.chat()) == "def f"
+
+
+async def test_with_keys_only_their_holders_may(front: Front) -> None:
+    front.configure(api_keys=True)
+    (front.keys / "alice").write_text("sk-alice")
+    assert text_of(await front.chat(key="sk-alice")) == "def f"
+    refused = await front.chat(key="sk-bob")
+    assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(front.app), base_url="http://g") as client:
+        assert (await client.get("/v1/models")).status_code == 401
+        assert (await client.get("/v1/models", headers={"Authorization": "Bearer sk-alice"})).is_success
+        assert all([(await client.get(path)).is_success for path in ("/healthz", "/readyz", "/metrics")])
+    assert len(front.script.jobs) == 1
+
+
+async def test_a_keys_limits_end_in_429(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    front.configure(api_keys=True)
+    (front.keys / "bob").write_text('{"key": "sk-bob", "requestsPerMinute": 1}')
+    with caplog.at_level(logging.INFO, "anneal.gateway"):
+        assert (await front.chat(key="sk-bob")).is_success
+        refused = await front.chat(key="sk-bob")
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["Retry-After"]) >= 1
+    records = [vars(record) for record in caplog.records]
+    assert [record["client"] for record in records] == ["bob", "bob"]
+    assert "sk-bob" not in str(records)
+
+
+async def test_answers_are_kept_only_when_asked_for(front: Front) -> None:
+    for _ in range(2):
+        await front.chat(temperature=0)
+    assert len(front.script.jobs) == 2
+
+
+async def test_a_repeated_deterministic_request_is_answered_from_memory(front: Front) -> None:
+    front.configure(cache=True)
+    first = await front.chat(temperature=0)
+    again = await front.chat(temperature=0)
+    assert text_of(again) == text_of(first)
+    assert again.json()["usage"] == first.json()["usage"]
+    stream = events_of(await front.chat(temperature=0, stream=True))
+    assert "".join(part["choices"][0]["delta"].get("content", "") for part in stream) == "def f"
+    assert len(front.script.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"temperature": 0, "text": "other"}, {"temperature": 0, "max_tokens": 3}, {"seed": 4}]
+)
+async def test_another_request_is_not(front: Front, fields: dict[str, Any]) -> None:
+    front.configure(cache=True)
+    await front.chat(temperature=0)
+    await front.chat(**fields)
+    assert len(front.script.jobs) == 2
+
+
+async def test_no_client_gets_anothers_answer(front: Front) -> None:
+    front.configure(cache=True, api_keys=True)
+    for name in ("alice", "bob"):
+        (front.keys / name).write_text(f"sk-{name}")
+    for key in ("sk-alice", "sk-bob", "sk-alice"):
+        assert (await front.chat(key=key, temperature=0)).is_success
+    assert len(front.script.jobs) == 2
+
+
+async def test_an_answer_that_broke_off_is_not_kept(front: Front) -> None:
+    front.configure(cache=True)
+    front.script.raises, front.script.before = [Unavailable("gone")], 1
+    assert (await front.chat(temperature=0)).status_code == 502
+    assert text_of(await front.chat(temperature=0)) == "def f"
+
+
+async def test_a_replica_is_changed_only_before_the_first_token(front: Front) -> None:
+    front.script.raises = [Unavailable("gone")]
+    assert text_of(await front.chat()) == "def f"
+    front.script.raises, front.script.before = [Unavailable("gone")], 1
+    events = events_of(await front.chat(stream=True))
+    assert events[-1]["error"]["type"] == "server_error"
+    assert len(front.script.jobs) == 3
+
+
+async def test_an_engine_that_refuses_is_not_the_clients_fault(front: Front) -> None:
+    front.script.raises = [Failed("no")]
+    assert (await front.chat()).status_code == 500
+
+
+async def test_usage_comes_last_when_asked_for(front: Front) -> None:
+    events = events_of(await front.chat(stream=True, stream_options={"include_usage": True}))
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == len(front.script.steps)
+    assert all("usage" not in event for event in events[:-1])
+
+
+async def test_logprobs_of_a_chat(front: Front) -> None:
+    choice = (await front.chat(logprobs=True)).json()["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == "def f"
+    assert {token["logprob"] for token in tokens} == {-0.5}
+    assert bytes(byte for token in tokens for byte in token["bytes"]) == b"def f"
+    assert (await front.chat()).json()["choices"][0]["logprobs"] is None
+    assert front.script.jobs[0].ask.logprobs
+
+
+async def test_logprobs_of_a_stream_and_of_a_completion(front: Front) -> None:
+    parts = [
+        event["choices"][0]["logprobs"] for event in events_of(await front.chat(logprobs=True, stream=True))
+    ]
+    assert "".join(token["token"] for part in parts for token in part["content"]) == "def f"
+    answer = await front.post("completions", prompt="x", logprobs=0)
+    found = answer.json()["choices"][0]["logprobs"]
+    assert "".join(found["tokens"]) == "def f"
+    assert found["token_logprobs"] == [-0.5] * len(found["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2},
+            "top_logprobs",
+        ),
+        ("completions", {"prompt": "x", "logprobs": 2}, "logprobs"),
+        ("completions", {"prompt": [5], "suffix": "y"}, "suffix"),
+        ("completions", {"prompt": "x", "suffix": "y"}, "suffix"),
+    ],
+)
+async def test_what_the_engine_lacks_is_refused(
+    front: Front, path: str, fields: dict[str, Any], param: str
+) -> None:
+    refused = await front.post(path, **fields)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+
+
+async def test_a_suffix_becomes_the_familys_prompt(front: Front) -> None:
+    wider = front.encoder.with_tokens(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"])
+    assert front.router.current is not None
+    front.router.current = Route(front.router.current.config, wider, front.router.current.balancer)
+    assert text_of(await front.post("completions", prompt="a = <|im_end|>", suffix="\nb")) == "def f"
+    job = front.script.jobs[0]
+    shown = wider.tokenizer.decode(job.ids, skip_special_tokens=False)
+    assert shown == "<|fim_prefix|>a = <|im_end|><|fim_suffix|>\nb<|fim_middle|>"
+    assert front.encoder.eos_ids[0] not in job.ids, "a text spells no special token"
+    assert set(front.encoder.eos_ids) <= set(job.eos_ids)
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "text"),
+    [
+        ({"type": "json_object"}, "json", ""),
+        (SCHEMA, "json_schema", '{"type": "object"}'),
+        ({"type": "regex", "regex": "[a-z]{2}"}, "regex", "[a-z]{2}"),
+        ({"type": "grammar", "grammar": 'root ::= "x"'}, "ebnf_grammar", 'root ::= "x"'),
+    ],
+)
+async def test_a_format_reaches_the_engine(front: Front, wanted: Any, kind: str, text: str) -> None:
+    assert (await front.chat(response_format=wanted)).is_success
+    guide = front.script.jobs[0].ask.guide
+    assert guide is not None
+    assert (guide.kind, guide.text) == (kind, text)
+    await front.chat(response_format={"type": "text"})
+    assert front.script.jobs[1].ask.guide is None
+
+
+async def test_a_format_the_engine_cannot_compile_is_400(front: Front) -> None:
+    front.script.raises = [InvalidGuide("Unclosed '['")]
+    refused = await front.chat(response_format={"type": "regex", "regex": "[a"})
+    assert refused.status_code == 400
+    assert error_of(refused)["message"] == "response_format: Unclosed '['"
+
+
+async def test_formats_and_logprobs_need_the_cpu_runtime(front: Front) -> None:
+    front.configure(runtime="tensorrt-llm-engine")
+    refused = await front.chat(response_format={"type": "json_object"})
+    assert "engine.runtime tensorrt-llm-engine" in error_of(refused)["message"]
+    assert (await front.chat(logprobs=True)).status_code == 400
+    assert (await front.chat()).is_success
+
+
+async def test_an_id_that_would_break_a_log_is_replaced(front: Front) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(front.app), base_url="http://g") as client:
+        given = {"X-Request-Id": "a b"}
+        answer = await client.post("/v1/completions", json={"model": "tiny", "prompt": "x"}, headers=given)
+    assert len(answer.headers["X-Request-Id"]) == 32
+
+
+async def test_a_half_character_is_one_token_of_bytes(front: Front, encoder: ChatEncoder) -> None:
+    ids = encoder.tokenizer.encode("é").ids
+    front.script.steps = [Step([token], [-1.0]) for token in [*ids, encoder.eos_ids[0]]]
+    answer = await front.chat(logprobs=True)
+    assert text_of(answer) == "é"
+    tokens = answer.json()["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for token in tokens for byte in token["bytes"]) == "é".encode()
