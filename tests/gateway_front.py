@@ -1,5 +1,6 @@
 """A gateway in this process, in front of replicas that say what a test wrote down."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,16 @@ class Script:
             yield step
         if error:
             raise error
+
+
+class Echo:
+    """A source that says the prompt again, token by token, while others say theirs."""
+
+    async def stream(self, address: str, job: Job, timeout: float) -> AsyncGenerator[Step, None]:
+        """Yield the prompt's tokens."""
+        for token in job.ids:
+            await asyncio.sleep(0)
+            yield Step([token], [-1.0])
 
 
 @dataclass

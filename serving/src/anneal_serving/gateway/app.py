@@ -159,7 +159,7 @@ class Gateway:
         except ClientGone:
             record.status = CLIENT_GONE
             response = Response(status_code=CLIENT_GONE)
-        except Exception as error:
+        except BaseException as error:  # a cancelled task gives back its slot too
             record.error = repr(error)
             self._ended(record)
             raise

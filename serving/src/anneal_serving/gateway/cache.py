@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 
 from anneal_serving.gateway.generation import Piece
@@ -53,8 +54,9 @@ class Cache:
         """Yield the answer kept under `key`, else that of `made`, which is kept once it is whole."""
         known = self._get(key)
         if known is None:
-            async for piece in self._kept(key, made, record):
-                yield piece
+            async with aclosing(self._kept(key, made, record)) as kept:
+                async for piece in kept:
+                    yield piece
             return
         await made.aclose()
         record.cached, record.first_token = True, 0.0

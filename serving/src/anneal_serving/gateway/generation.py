@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from anneal_runtime import sentinels
@@ -135,8 +136,9 @@ class Generator:
         deadline = record.began + self._route().config.request_timeout_seconds
         while True:
             try:
-                async for piece in self._attempt(ask, record, deadline):
-                    yield piece
+                async with aclosing(self._attempt(ask, record, deadline)) as attempt:
+                    async for piece in attempt:
+                        yield piece
                 return
             except Moved:
                 continue

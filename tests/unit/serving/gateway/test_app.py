@@ -1,14 +1,18 @@
 """The HTTP API in one process: keys, formats of answers, what is kept, what is refused."""
 
+import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.gateway_front import Front
+from tests.gateway_front import Echo, Front
 
 from anneal_runtime.chat import ChatEncoder
+from anneal_serving.gateway.app import Gateway
+from anneal_serving.gateway.keys import Keys
 from anneal_serving.gateway.replicas import Failed, InvalidGuide, Step, Unavailable
 from anneal_serving.gateway.routes import Route
 
@@ -212,6 +216,30 @@ async def test_formats_and_logprobs_need_the_cpu_runtime(front: Front) -> None:
     assert "engine.runtime tensorrt-llm-engine" in error_of(refused)["message"]
     assert (await front.chat(logprobs=True)).status_code == 400
     assert (await front.chat()).is_success
+
+
+async def test_nobody_gets_anothers_text(front: Front, tmp_path: Path) -> None:
+    """More requests than slots, streamed and not, from memory and not; some clients go while they are answered."""
+    front.configure(cache=True)
+    front.app = Gateway(front.router, Keys(tmp_path), Echo()).app()
+
+    async def ask(number: int) -> None:
+        text = f"secret number {number % 20} of somebody"
+        fields = {"prompt": text, "max_tokens": 60, "temperature": 0, "stream": number % 2 == 0}
+        work = asyncio.create_task(front.post("completions", **fields))
+        if number % 7 == 0:
+            await asyncio.sleep(0.01)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            return
+        answer = await work
+        parts = events_of(answer) if number % 2 == 0 else [answer.json()]
+        assert "".join(part["choices"][0]["text"] for part in parts) == text
+
+    await asyncio.gather(*(ask(number) for number in range(16)))
+    await asyncio.gather(*(ask(number) for number in range(16, 32)))
+    assert front.router.current is not None
+    assert front.router.current.balancer.waiting == 0
 
 
 async def test_an_id_that_would_break_a_log_is_replaced(front: Front) -> None:
