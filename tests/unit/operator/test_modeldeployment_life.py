@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic() -> None:
     [
         ({"accelerator": "h100"}, "Inspected", "UnknownAccelerator"),
         ({"quantization": {"accelerator": "h100"}}, "Inspected", "UnknownAccelerator"),
-        ({"gateway": {"cache": True}}, "Adopted", "NotImplemented"),
+        ({"rollout": {"steps": [10]}}, "Adopted", "NotImplemented"),
         ({"model": {"uri": "pvc://models/plain"}}, "Inspected", "StoreUnknown"),
     ],
 )

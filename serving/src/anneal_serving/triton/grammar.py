@@ -18,8 +18,8 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 from openvino import PartialShape, Type, opset15
-from openvino_tokenizers import _get_factory
-from openvino_tokenizers.utils import create_string_constant_node
+from openvino_tokenizers import _get_factory  # type: ignore[import-untyped]
+from openvino_tokenizers.utils import create_string_constant_node  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 
 from anneal_serving.vocabulary import token_bytes
