@@ -288,10 +288,11 @@ class ApiServer:
             return dict(copied(live))
         if live is not None and made["kind"] in admission.COUNTED and made.get("spec") != live.get("spec"):
             made["metadata"]["generation"] += 1
-        self._keep(live, made, managers)
-        shown = copied(made)
-        self._finalize(made)
-        return dict(shown)
+        if live is not None and _released(made):
+            self._drop(live)
+        else:
+            self._keep(live, made, managers)
+        return dict(copied(made))
 
     def _keep(self, live: Object | None, made: Object, managers: owners.Managers) -> None:
         self.objects[key_of(made)] = made
@@ -319,22 +320,27 @@ class ApiServer:
         meta = marked["metadata"]
         meta["deletionTimestamp"] = self._clock()
         if not meta.get("finalizers"):
-            self._finalize(marked)
+            self._drop(live)
             return
         meta["deletionGracePeriodSeconds"] = 0
         if "generation" in meta:
             meta["generation"] += 1
         self._keep(live, marked, self._owners(live))
 
-    def _finalize(self, obj: Object) -> None:
-        if "deletionTimestamp" in obj["metadata"] and not obj["metadata"].get("finalizers"):
-            del self.objects[key_of(obj)]
-            self.managers.pop(key_of(obj), None)
-            self._record(obj, None)
+    def _drop(self, obj: Object) -> None:
+        """Remove an object in one write: no watcher sees it without the finalizers that held it."""
+        del self.objects[key_of(obj)]
+        self.managers.pop(key_of(obj), None)
+        self._record(obj, None)
 
 
 def _text(obj: Object) -> str:
     return f"{obj['kind']}/{obj['metadata']['name']}"
+
+
+def _released(obj: Object) -> bool:
+    """Whether the last finalizer of an object that is being deleted has gone."""
+    return "deletionTimestamp" in obj["metadata"] and not obj["metadata"].get("finalizers")
 
 
 def _without_status(obj: Object) -> Object:
