@@ -37,11 +37,16 @@ def authority() -> None:
         "-out",
         certificate,
     )
-    private, public = settings.PKI / "service-accounts.key", settings.PKI / "service-accounts.pub"
-    shell.run(
-        "openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", private
-    )
+    service_accounts(settings.PKI)
+
+
+def service_accounts(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """The key pair that signs service account tokens, private and public."""
+    private, public = folder / "service-accounts.key", folder / "service-accounts.pub"
+    curve = "ec_paramgen_curve:prime256v1"
+    shell.run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", curve, "-out", private)
     shell.run("openssl", "pkey", "-in", private, "-pubout", "-out", public)
+    return private, public
 
 
 def issue(

@@ -40,54 +40,67 @@ def restart() -> None:
 
 
 def etcd() -> None:
-    """No fsync: the cluster is made anew rather than recovered."""
+    """One member, whose data outlives a restart of the control plane."""
     folder = settings.STATE / "etcd"
+    processes.start("etcd", *etcd_command(folder, ETCD, "http://127.0.0.1:23800"))
+
+
+def etcd_command(folder: pathlib.Path, clients: str, peers: str) -> list[object]:
+    """An etcd of one member by its data folder and URLs. No fsync: it is made anew rather than recovered."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    peers = "http://127.0.0.1:23800"
-    processes.start(
-        "etcd",
+    return [
         tools.binary("etcd"),
         f"--data-dir={folder}",
         "--unsafe-no-fsync",
-        f"--listen-client-urls={ETCD}",
-        f"--advertise-client-urls={ETCD}",
+        f"--listen-client-urls={clients}",
+        f"--advertise-client-urls={clients}",
         f"--listen-peer-urls={peers}",
         f"--initial-advertise-peer-urls={peers}",
         f"--initial-cluster=default={peers}",
         "--log-level=warn",
-    )
+    ]
 
 
 def api_server() -> None:
     """Node authorisation and Pod Security as in any real cluster."""
     pki = settings.PKI
+    keys = (pki / "service-accounts.key", pki / "service-accounts.pub")
     processes.start(
         "kube-apiserver",
-        tools.binary("kube-apiserver"),
+        *api_server_command(ETCD, settings.ADDRESS, 6443, *keys),
         f"--advertise-address={settings.ADDRESS}",
-        f"--bind-address={settings.ADDRESS}",
-        "--secure-port=6443",
         "--allow-privileged=true",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         f"--client-ca-file={pki / 'ca.crt'}",
         f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",
-        f"--etcd-servers={ETCD}",
         f"--kubelet-client-certificate={pki / 'apiserver-kubelet.crt'}",
         f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
         "--kubelet-preferred-address-types=InternalIP",
-        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-        f"--service-account-key-file={pki / 'service-accounts.pub'}",
-        f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
-        f"--service-cluster-ip-range={settings.SERVICE_NETWORK}",
         "--event-ttl=3h",
         f"--audit-policy-file={_audit_policy()}",
         f"--audit-log-path={settings.LOGS / 'audit.log'}",
         "--audit-log-maxsize=50",
         "--audit-log-maxbackup=1",
     )
+
+
+def api_server_command(
+    etcd: str, address: str, port: int, private: pathlib.Path, public: pathlib.Path
+) -> list[object]:
+    """An API server over an etcd, by the key pair of its service accounts; who may do what is left to the caller."""
+    return [
+        tools.binary("kube-apiserver"),
+        f"--etcd-servers={etcd}",
+        f"--bind-address={address}",
+        f"--secure-port={port}",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={public}",
+        f"--service-account-signing-key-file={private}",
+        f"--service-cluster-ip-range={settings.SERVICE_NETWORK}",
+    ]
 
 
 def _audit_policy() -> pathlib.Path:

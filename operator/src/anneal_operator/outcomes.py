@@ -69,11 +69,21 @@ def of_pod(pod: PodView) -> Outcome:
     if pod.exit_code is None and pod.deleting:
         text = f"pod {pod.name} on node {pod.node or 'unknown'} was deleted, and not by this operator"
         return Outcome(verdict="Retry", reason="PodDeleted", message=text)
+    if pod.exit_reason == "OOMKilled":
+        return Outcome(verdict="Failed", reason="OOMKilled", message=_without_memory(pod))
     verdict = {EXIT_CONFIG: "Refused", EXIT_TRY_AGAIN: "Retry"}.get(pod.exit_code or 0, "Failed")
     reason = pod.exit_reason if pod.exit_reason.isalnum() and pod.exit_reason != "Error" else "PodFailed"
     said = f": {pod.message[:1000]}" if pod.message else ""
     message = f"pod {pod.name} ended with exit code {pod.exit_code} on node {pod.node or 'unknown'}{said}"
     return Outcome.model_validate({"verdict": verdict, "reason": reason, "message": message})
+
+
+def _without_memory(pod: PodView) -> str:
+    return (
+        f"pod {pod.name} on node {pod.node or 'unknown'} took more memory than it may, or than the node had, and the "
+        f"kernel ended it (exit code {pod.exit_code}); ask for more in overlay.requests of its accelerator profile, or "
+        f"use less"
+    )
 
 
 def parse(pod: PodView) -> Outcome | None:

@@ -10,6 +10,14 @@ from anneal_operator.observed import JobView, PodView
 PATIENCE = 60.0
 """Seconds a pod may take before its silence is worth a word."""
 
+REMEDIES = {
+    r"Insufficient": "wait until others give it back, add nodes that have it, or ask for less",
+    r"node affinity/selector": "no other node has the labels of the accelerator profile's nodeSelector, or may be "
+    "used again yet (status.avoided)",
+    r"untolerated taint": "let the accelerator profile tolerate the taint, or take it off",
+    r"volume node affinity": "the claim's volume can be used on other nodes only",
+}
+"""What a scheduler's word means, and what to do about it."""
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
@@ -85,7 +93,8 @@ def _container_error(pod: PodView) -> Stuck:
             "SecretMissing",
             f"Secret {name!r} does not exist in this namespace; create it, or correct the resource's secretRef",
         )
-    return Stuck("ContainerNotStarting", f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}")
+    text = f"pod {pod.name} on node {pod.node}: {pod.waiting_message or pod.waiting_reason}"
+    return Stuck("ContainerNotStarting", f"{text} (kubectl describe pod {pod.name})")
 
 
 def _unschedulable(pod: PodView) -> Stuck:
@@ -97,6 +106,17 @@ def _unschedulable(pod: PodView) -> Stuck:
             f"pvc:// address",
         )
     if "unbound immediate PersistentVolumeClaims" in pod.unschedulable:
-        text = f"pod {pod.name}: {pod.unschedulable}; see kubectl get pvc: the claim waits for a volume"
+        text = (
+            f"a PersistentVolumeClaim of pod {pod.name} waits for a volume ({pod.unschedulable}); kubectl describe pvc "
+            f"says why: often its storageClassName, or no volume of its size"
+        )
         return Stuck("ClaimUnbound", text)
-    return Stuck("Unschedulable", f"pod {pod.name}: {pod.unschedulable}")
+    return Stuck(
+        "Unschedulable", f"no node takes pod {pod.name}: {pod.unschedulable}{_remedies(pod.unschedulable)}"
+    )
+
+
+def _remedies(said: str) -> str:
+    # What preemption could not do follows, and would repeat all words.
+    first = said.partition("preemption:")[0]
+    return "".join(f"; {remedy}" for word, remedy in REMEDIES.items() if re.search(word, first))
