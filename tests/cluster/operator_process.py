@@ -51,7 +51,9 @@ class OperatorProcess:
         return self.process.poll()
 
     def keep(self) -> list[int]:
-        """Start it again if it has ended, as a kubelet does; return the code it ended with, if it did."""
+        """Start it again if it has ended or its probe fails, as a kubelet does; return the code it ended with."""
+        if self.unhealthy():
+            self.stop()
         code = self.exit_code
         if code is None:
             return []
@@ -59,14 +61,14 @@ class OperatorProcess:
         return [code]
 
     def unhealthy(self) -> str:
-        """Return what the liveness probe is told; empty when all is well."""
+        """Return what the liveness probe is told; empty when all is well, and before it is there to ask."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=5):
                 return ""
         except urllib.error.HTTPError as error:
             return error.read().decode()
-        except OSError as error:
-            return str(error)
+        except OSError:
+            return ""
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from kopf._cogs.clients import watching
+from kopf._cogs.clients import errors, watching
 
 SILENCE = 180.0
 """Seconds; two bookmarks lost, and a reconnection."""
@@ -25,6 +25,7 @@ class Streams:
         self._clock = clock
         self._began = clock()
         self._heard: dict[str, float] = {}
+        self._ended: dict[str, str] = {}
 
     def install(self) -> None:
         """Listen in on all streams that kopf opens from now on."""
@@ -35,15 +36,24 @@ class Streams:
 
         async def watch_objs(**kwargs: Any) -> AsyncIterator[Any]:
             name = f"{kwargs['resource']} in {kwargs['namespace'] or 'all namespaces'}"
-            async with aclosing(stream(**kwargs)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    self._heard[name] = self._clock()
-                    yield event
+            try:
+                async with aclosing(stream(**kwargs)) as events:  # type: ignore[type-var]
+                    async for event in events:
+                        self._heard[name] = self._clock()
+                        self._ended.pop(name, None)
+                        yield event
+            except errors.APITooManyRequestsError:
+                raise  # the one error after which kopf opens the stream again
+            except Exception as error:
+                self._ended[name] = f"{name} by {type(error).__name__}"
+                raise
 
         return watch_objs
 
     def trouble(self) -> str:
         """Return which streams are dead; empty when none is."""
+        if self._ended:
+            return f"watches ended: {', '.join(sorted(self._ended.values()))}"
         now = self._clock()
         silent = [f"{name} for {now - at:.0f} s" for name, at in self._heard.items() if now - at > SILENCE]
         if len(self._heard) < self._expected and now - self._began > SILENCE:

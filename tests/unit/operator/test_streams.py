@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from kopf._cogs.clients import watching
+from kopf._cogs.clients import errors, watching
 
 from anneal_operator import health
-from anneal_operator.streams import SILENCE, Streams
+from anneal_operator.streams import SILENCE, Stream, Streams
 
 
 async def bookmarks(**_: Any) -> AsyncIterator[dict[str, str]]:
@@ -38,6 +38,32 @@ async def test_a_bookmark_is_a_sign_of_life_and_silence_is_not() -> None:
     assert [event async for event in heard(resource="pods", namespace=None)]
     clock.now += 2
     assert streams.trouble() == "watches not heard of: jobs in all namespaces for 181 s"
+
+
+def broken(error: type[errors.APIError], status: int) -> Stream:
+    async def stream(**_: Any) -> AsyncIterator[dict[str, str]]:
+        yield {"type": "BOOKMARK"}
+        raise error(None, status=status, headers={})
+
+    return stream
+
+
+async def test_a_stream_that_an_error_ends_is_noticed_at_once() -> None:
+    streams = Streams(1, Clock())
+    heard = streams.overhear(broken(errors.APIForbiddenError, 403))
+    with pytest.raises(errors.APIForbiddenError):
+        assert [event async for event in heard(resource="pods", namespace="a")]
+    assert streams.trouble() == "watches ended: pods in a by APIForbiddenError"
+    assert [event async for event in streams.overhear(bookmarks)(resource="pods", namespace="a")]
+    assert streams.trouble() == ""
+
+
+async def test_throttling_ends_no_stream() -> None:
+    streams = Streams(1, Clock())
+    heard = streams.overhear(broken(errors.APITooManyRequestsError, 429))
+    with pytest.raises(errors.APITooManyRequestsError):
+        assert [event async for event in heard(resource="pods", namespace="a")]
+    assert streams.trouble() == ""
 
 
 def test_a_stream_that_never_came_up_is_noticed() -> None:
