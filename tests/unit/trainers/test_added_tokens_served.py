@@ -71,6 +71,11 @@ def test_added_sentinels_are_quantised_gated_and_asked_for_in_four_bits(
     )
     trained(run, tmp_path, monkeypatch)
     model = export.export(run).artifact
+    exported = published(model.uri)
+    assert exported is not None
+    before, after = (exported.metadata[name]["code"] for name in ("firstTaskLosses", "taskLosses"))
+    assert after < before - 1
+    assert f"| {before:.4f} | {after:.4f} |" in (folder(model) / "README.md").read_text()
     config = deployment(model, run.spec.output.uri)
     quantized = quantize.run(config).artifact
     built = engine.run(config).artifact

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 from linear_model import make_split
-from thread_ranks import Meeting, stop_in, together
+from thread_ranks import Meeting, together
 
 from anneal_api.finetunejob import Adapter, FineTuneJobSpec
-from anneal_runtime.errors import TryAgain
 from anneal_trainers.base import model
 from anneal_trainers.data.dataset import Split
 from anneal_trainers.pod.channel import Channel
@@ -23,13 +22,13 @@ from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
 from anneal_trainers.training.run import Run, StopFlag
 
-STEPS, SAVED = 5, 2
+STEPS, SAVED = 4, 2
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-3}
-"""Of a loss, relative; measured were 1.2e-7 and 2.8e-4."""
+"""Of a loss, relative; measured were 2.3e-7 and 2.8e-4."""
 
 
-def rows(seed: int) -> Split:
-    return make_split([5, 19, 8, 31, 3, 12, 26, 9, 7, 15, 22, 4], [0, 1] * 6, seed=seed)
+def rows(lengths: list[int], seed: int) -> Split:
+    return make_split(lengths, [0, 1] * (len(lengths) // 2), seed=seed)
 
 
 def make_run(tiny: Path, store: Path, kind: str, attempt: int, rank: int, meeting: Meeting) -> Run:
@@ -40,52 +39,50 @@ def make_run(tiny: Path, store: Path, kind: str, attempt: int, rank: int, meetin
         "adapter": {"type": kind, "rank": 4, "alpha": 8},
         "data": {"maxLength": 40},
         "evaluation": {"everySteps": STEPS},
+        "checkpoint": {"everySteps": SAVED},
         "output": {"uri": "file:///unused"},
     }
     return Run(
         spec=FineTuneJobSpec.model_validate(spec),
         tasks=["a", "b"],
-        train=rows(0),
-        validation=rows(1),
+        train=rows([5, 19, 8, 31, 3, 12, 26, 9, 7, 15, 22, 4], 0),
+        validation=rows([9, 14, 6, 11], 1),
         trainee=model.build(tiny, Adapter.model_validate(spec["adapter"]), 0, torch.device("cpu")),
         group=meeting.rank(rank),
-        store=Store(f"file://{store}", attempt, "run", 2),
+        store=Store(f"file://{store}", attempt, "run", 9, before=SAVED + 1),
         channel=Channel(None),
         stop=StopFlag(),
         attempt=attempt,
     )
 
 
-def trained(
-    tiny: Path, store: Path, kind: str, world: int, attempt: int = 1, stop: int = STEPS
-) -> tuple[list[Entry], list[float]]:
-    """Let `world` ranks train, from where the store is, up to a step; return the ledger and validation losses."""
+def trained(tiny: Path, store: Path, kind: str, world: int, attempt: int) -> tuple[list[Entry], list[float]]:
+    """Let `world` ranks train from where the store is to the end; return the ledger and validation losses."""
     meeting = Meeting(world)
     runs = [make_run(tiny, store, kind, attempt, rank, meeting) for rank in range(world)]
-    if stop < STEPS:
-        stop_in(runs[0], stop)
     found = together(lambda rank: loop.train(runs[rank]), world)
-    if stop < STEPS:
-        assert all(isinstance(error, TryAgain) and error.reason == "Preempted" for error in found), found
-        return [], []
     return ledger.read(f"file://{store}"), found[0].losses
 
 
 @pytest.mark.parametrize(
     ("kind", "compute"),
-    [("lora", torch.float32), ("qlora", torch.float32), ("qlora", torch.bfloat16)],
+    [
+        ("lora", torch.float32),
+        ("qlora", torch.float32),
+        # A CPU computes bf16 many times slower than an accelerator.
+        pytest.param("qlora", torch.bfloat16, marks=pytest.mark.slow),
+    ],
     ids=["lora", "qlora", "bf16"],
 )
 def test_another_number_of_ranks_takes_the_same_rows_to_the_same_losses(
     tiny: Path, tmp_path: Path, kind: str, compute: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "compute_type", lambda device: compute)
-    expected, validations = trained(tiny, tmp_path / "whole", kind, 2)
-    assert expected[-1].loss < expected[0].loss - 0.1
-    trained(tiny, tmp_path / "begun", kind, 2, stop=SAVED)
+    expected, validations = trained(tiny, tmp_path / "whole", kind, 2, attempt=1)
+    assert expected[-1].loss < expected[0].loss - 0.05
     for world in (1, 3):
         store = tmp_path / str(world)
-        shutil.copytree(tmp_path / "begun", store)
+        shutil.copytree(tmp_path / "whole", store)
         found, losses = trained(tiny, store, kind, world, attempt=2)
         assert [entry.world for entry in found] == [2] * SAVED + [world] * (STEPS - SAVED)
         assert [entry.rows for entry in found] == [entry.rows for entry in expected]
