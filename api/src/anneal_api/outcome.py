@@ -134,3 +134,4 @@ class GateResult(PublishResult):
     perplexity_increase: float = Field(description="Largest relative increase of any task.")
     tokens: int
     tasks: list[GateTask]
+    diagnosis: str = Field("", description="Where full precision is left, when the budget is exceeded.")

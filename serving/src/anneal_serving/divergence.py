@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 
 from anneal_serving.int4 import Array
 
+PROBE = "probe.safetensors"
+"""Beside a checkpoint: `input_ids` [tokens] and full precision's `hidden` [layers, tokens, hidden] after every block."""
 _LEAST = 1e-12
 """Mass below which a tail is not told from nothing: float32 log-probabilities carry seven digits."""
 

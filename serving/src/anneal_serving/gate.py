@@ -14,6 +14,7 @@ import numpy as np
 
 from anneal_api.artifacts import Manifest
 from anneal_api.base import wire
+from anneal_api.modeldeployment import Gate
 from anneal_api.outcome import GateResult, GateTask
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
@@ -46,6 +47,7 @@ def run(config: DeploymentRun) -> GateResult:
     """Measure this version's engine, publish gate.json and return the figures."""
     engine, manifest = artifacts.open_artifact(stages.uri_of(config, "engine"), stages.CACHE)
     quantized, weights = artifacts.open_artifact(stages.uri_of(config, "quantize"), stages.CACHE)
+    check_words(manifest, weights)
     rows = divergence.spread(divergence.read_rows(quantized / REFERENCE), TOKENS)
     if not rows:
         raise Refused(
@@ -54,6 +56,8 @@ def run(config: DeploymentRun) -> GateResult:
     logits, settings = _runtime(config, engine, manifest)
     tallies = divergence.by_task((row.task, divergence.compare(row, logits(row))) for row in rows)
     figures = summary(tallies, weights.metadata["tasks"])
+    if beyond(config.spec.gate, figures):
+        figures["diagnosis"] = diagnosis(config, quantized, engine, manifest)
     check_language(figures, tallies)
     with stages.publish(config, "gate", {"engine": manifest.digest}) as publication:
         (publication.folder / GATE).write_text(json.dumps(figures, indent=2))
@@ -80,6 +84,37 @@ def summary(tallies: dict[int, Tally], names: list[str]) -> dict[str, Any]:
     }
 
 
+def check_words(engine: Manifest, quantized: Manifest) -> None:
+    """Raise Refused where the engine would be served with another tokenizer or chat template than its model's.
+
+    Logits of recorded token ids cannot show it: they never pass the tokenizer.
+    """
+    recorded = {file.path: file.sha256 for file in quantized.files}
+    served = {file.path: file.sha256 for file in engine.files}
+    for name, what in (("tokenizer.json", "tokenizer"), ("chat.json", "chat template and end tokens")):
+        if served.get(name) != recorded[name]:
+            raise Refused(
+                "WrongWords",
+                f"{name} of the engine is not its model's: the {what} would not be those that the rows of the gate were "
+                "made with; delete the engine's artifact to build it again",
+            )
+
+
+def beyond(budget: Gate, figures: dict[str, Any]) -> bool:
+    """Whether the figures exceed the budget; a NaN does."""
+    within = figures["logitKL"] <= budget.max_logit_kl
+    return not (within and figures["perplexityIncrease"] <= budget.max_perplexity_increase)
+
+
+def diagnosis(config: DeploymentRun, quantized: Path, engine: Path, manifest: Manifest) -> str:
+    """Return where the artifact, or else the engine, leaves full precision; empty where OpenVINO is not at hand."""
+    if config.spec.engine.runtime != "openvino":
+        return ""
+    from anneal_serving import layers  # only in images that have OpenVINO
+
+    return layers.examine(quantized, engine, manifest.metadata["properties"])
+
+
 def check_language(figures: dict[str, Any], tallies: dict[int, Tally]) -> None:
     """Raise Refused for an engine whose output has nothing to do with the model's."""
     total = sum(tallies.values(), Tally())
@@ -88,7 +123,8 @@ def check_language(figures: dict[str, Any], tallies: dict[int, Tally]) -> None:
         raise Refused(
             "GarbageOutput",
             f"the engine chooses full precision's token at {agreement:.1%} of {total.tokens} positions "
-            f"(KL {figures['logitKL']:.2f} nats): it does not compute this model; delete its artifacts to build it again",
+            f"(KL {figures['logitKL']:.2f} nats): it does not compute this model; "
+            f"{figures.get('diagnosis') or 'no layer is named'}; delete its artifacts to build it again",
         )
 
 

@@ -33,21 +33,27 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     ov.save_model(build(checkpoint), folder / MODEL, compress_to_fp16=False)
 
 
-def build(checkpoint: Checkpoint) -> ov.Model:
-    """Return the stateful model: token ids in, float32 logits [B, L, vocabulary] out."""
+def build(checkpoint: Checkpoint, *, inner: bool = False) -> ov.Model:
+    """Return the stateful model: token ids in, float32 logits [B, L, vocabulary] out.
+
+    With `inner` every block's output [B, L, hidden] is a result too, after the logits and in order.
+    """
     decoder = checkpoint.decoder
     inputs = _inputs()
     frame = _Frame.of(decoder, inputs)
     embedding = _half(checkpoint.tensor(EMBEDDING))
     hidden = ops.gather(embedding, ops.convert(inputs["input_ids"], "i32"), _integer(0))
     sinks: list[Node] = []
+    blocks: list[Node] = []
     for index in range(decoder.layers):
         hidden = _block(checkpoint, index, hidden, frame, sinks)
+        blocks.append(hidden)
     hidden = _norm(hidden, checkpoint.tensor(FINAL_NORM), decoder.epsilon)
     head = embedding if decoder.tied else _half(checkpoint.tensor(HEAD))
     logits = ops.matmul(hidden, head, False, True)
     logits.output(0).set_names({"logits"})
-    model = ov.Model([ops.result(logits, name="logits")], sinks, list(inputs.values()), "anneal")
+    results = [ops.result(logits, name="logits"), *(ops.result(block) for block in blocks if inner)]
+    model = ov.Model(results, sinks, list(inputs.values()), "anneal")
     model.set_rt_info("anneal", ["producer"])
     return model
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from anneal_api.modeldeployment import Quantization
@@ -38,9 +39,13 @@ from anneal_serving.checkpoint import (
     tensor_specs,
 )
 from anneal_serving.decoder import Decoder, from_hugging_face
+from anneal_serving.divergence import PROBE
 
 CALIBRATION = "calibration.safetensors"
-COPIED = ("tokenizer.json", "chat.json", "reference.safetensors")
+REFERENCE = "reference.safetensors"
+COPIED = ("tokenizer.json", "chat.json", REFERENCE)
+PROBE_TOKENS = 32
+"""62 layers of 7168 make 57 MB."""
 ROW_TOKENS = 512
 """A calibration row is cut here: ModelOpt's recipe, and attention stays a small part of the work."""
 TOTAL_TOKENS = 8192
@@ -67,7 +72,7 @@ def run(config: DeploymentRun) -> PublishResult:
         else []
     )
     with stages.publish(config, "quantize", {"model": config.model.digest}) as publication:
-        figures = quantize(source, publication.folder, recipe, rows)
+        figures = quantize(source, publication.folder, recipe, rows, probe_row(source))
         for name in COPIED:
             shutil.copyfile(source / name, publication.folder / name)
         publication.metadata.update(
@@ -84,6 +89,13 @@ def run(config: DeploymentRun) -> PublishResult:
 def task_names(tasks: list[Any]) -> list[str]:
     """Return the tasks' names in the order that reference rows count them, from a model's metadata."""
     return [task if isinstance(task, str) else str(task["name"]) for task in tasks]
+
+
+def probe_row(source: Path) -> Tensor:
+    """Return the ids whose way through the layers is kept, for a gate that asks where an engine leaves it."""
+    with safe_open(source / REFERENCE, framework="pt") as file:
+        ids: Tensor = file.get_tensor("input_ids")[: int(file.get_tensor("offsets")[1])]
+    return ids[:PROBE_TOKENS].long()
 
 
 def calibration_path(config: DeploymentRun, source: Path) -> Path:
@@ -132,8 +144,13 @@ class Figures:
         return {name: round(sum(values) / len(values), 6) for name, values in self.errors.items()}
 
 
-def quantize(source: Path, target: Path, recipe: Quantization, rows: list[Tensor]) -> Figures:
-    """Write the checkpoint of the model in `source` to `target`; return what rounding did to it."""
+def quantize(
+    source: Path, target: Path, recipe: Quantization, rows: list[Tensor], probe: Tensor | None = None
+) -> Figures:
+    """Write the checkpoint of the model in `source` to `target`; return what rounding did to it.
+
+    With `probe` (token ids) also what full precision makes of them after every block, as PROBE.
+    """
     folder = hugging_face.read_local(source)
     decoder = from_hugging_face(folder.config)
     decoder.check_group(recipe.group_size)
@@ -143,16 +160,20 @@ def quantize(source: Path, target: Path, recipe: Quantization, rows: list[Tensor
     with Writer(target / WEIGHTS, tensor_specs(decoder, recipe.group_size)) as writer, torch.inference_mode():
         embedding = _write_tables(weights, decoder, writer)
         hidden = [embedding[row] for row in rows]
+        states = [] if probe is None else [embedding[probe]]
         del embedding
         for index in range(decoder.layers):
             started = time.monotonic()
             block = Block.load(weights, decoder, index)
             seen = _observe(block, decoder, hidden)
+            states += [block.forward(decoder, state, lambda *_: None) for state in states[-1:]]
             _write_norms(writer, block, index)
             for name, quantized in _quantize_block(block, seen, recipe):
                 _write_linear(writer, f"transformer.layers.{index}.{name}", quantized)
                 figures.add(name, quantized.relative_error)
             print(figures.progress(decoder.layers, time.monotonic() - started), file=sys.stderr, flush=True)
+        if probe is not None:
+            save_file({"input_ids": probe, "hidden": torch.stack(states[1:]).cpu()}, target / PROBE)
     return figures
 
 

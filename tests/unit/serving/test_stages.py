@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from anneal_api.modeldeployment import Gate
 from anneal_api.outcome import GateResult
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts
 from anneal_runtime.errors import Refused
-from anneal_serving import divergence, engine, gate, inspect_stage, openvino_ir, quantize, stages
+from anneal_serving import divergence, engine, gate, inspect_stage, layers, openvino_ir, quantize, stages
 from anneal_serving.checkpoint import Checkpoint
 from anneal_serving.divergence import Tally
 
@@ -47,6 +48,7 @@ def test_quantized_artifact_carries_what_later_stages_read(
         "tokenizer.json",
         "chat.json",
         "reference.safetensors",
+        "probe.safetensors",
     }
     assert manifest.metadata["calibrationTokens"] == 16 * 48
     assert all(0 < error < 0.05 for error in manifest.metadata["relativeError"].values())
@@ -124,6 +126,68 @@ def test_rounding_is_worse_than_awq(world: World, deployed: tuple[DeploymentRun,
     quantize.run(config)
     engine.run(config)
     assert gate.run(config).logit_kl > 1.3 * deployed[1].logit_kl
+
+
+def test_one_spoiled_projection_exceeds_the_default_budget_and_its_layer_is_named(
+    deployed: tuple[DeploymentRun, GateResult], tmp_path: Path
+) -> None:
+    source = folder(stages.uri_of(deployed[0], "quantize"))
+    tensors = load_file(source / "rank0.safetensors")
+    swapped = tensors["transformer.layers.1.mlp.proj.weight"].view(np.uint8)
+    shifted = tensors["transformer.layers.0.mlp.fc.weights_scaling_factor"]
+    spoils = {
+        1: {"transformer.layers.1.mlp.proj.weight": (swapped >> 4 | swapped << 4).view(np.int8)},
+        0: {"transformer.layers.0.mlp.fc.weights_scaling_factor": np.roll(shifted, 1, 0)},
+    }
+    for layer, change in spoils.items():
+        target = spoiled(source, tmp_path / f"layer{layer}")
+        (target / "probe.safetensors").write_bytes((source / "probe.safetensors").read_bytes())
+        save_file(tensors | change, target / "rank0.safetensors")
+        figures = gate.summary(measure(target, source), ["python", "text"])
+        assert gate.beyond(Gate(), figures)
+        found = layers.examine(target, target, engine.OPENVINO_PROPERTIES)
+        assert found.startswith(f"first diverging layer {layer} of 2: hidden states are ")
+
+
+def test_an_engine_that_computes_something_else_is_told_from_its_artifact(
+    deployed: tuple[DeploymentRun, GateResult], tmp_path: Path
+) -> None:
+    source = folder(stages.uri_of(deployed[0], "quantize"))
+    target = spoiled(source, tmp_path / "unscaled")
+    config = json.loads((target / "config.json").read_text()) | {"rotary_scaling": None}
+    (target / "config.json").write_text(json.dumps(config))
+    figures = gate.summary(measure(target, source), ["python", "text"])
+    assert gate.beyond(Gate(), figures)
+    assert "the engine is at fault, not the weights" in layers.examine(
+        source, target, engine.OPENVINO_PROPERTIES
+    )
+
+
+def test_a_sentence_names_the_layer_that_does_half_of_the_worst() -> None:
+    assert layers.sentence([0.01, 0.02, 0.5, 0.9]).startswith(
+        "first diverging layer 2 of 4: hidden states are 50% off full precision after it, 2% before it"
+    )
+    assert layers.sentence([float("nan"), float("nan")]).startswith("first diverging layer 0 of 2")
+
+
+def test_an_engine_beyond_its_budget_is_published_with_where_it_diverges(world: World) -> None:
+    config = inspected(world.run(gate={"maxLogitKL": 1e-6}, quantization={"method": "rtn", "groupSize": 64}))
+    quantize.run(config)
+    engine.run(config)
+    assert gate.run(config).diagnosis.startswith("first diverging layer")
+
+
+def test_another_chat_template_than_the_models_is_refused(deployed: tuple[DeploymentRun, GateResult]) -> None:
+    built, weights = (
+        artifacts.published(stages.uri_of(deployed[0], stage)) for stage in ("engine", "quantize")
+    )
+    assert built is not None
+    assert weights is not None
+    gate.check_words(built, weights)
+    for name in ("tokenizer.json", "chat.json"):
+        files = [f.model_copy(update={"sha256": "0"}) if f.path == name else f for f in built.files]
+        with pytest.raises(Refused, match=f"{name} of the engine is not its model's"):
+            gate.check_words(built.model_copy(update={"files": files}), weights)
 
 
 def test_an_engine_of_no_number_is_refused() -> None:

@@ -16,7 +16,7 @@ def figures(result: GateResult) -> GateScore:
     return GateScore(
         logit_kl=f"{result.logit_kl:.{DIGITS}g}",
         perplexity_increase=f"{result.perplexity_increase:.{DIGITS}g}",
-        detail=f"{result.tokens} tokens; perplexity {tasks}",
+        detail="; ".join(filter(None, (f"{result.tokens} tokens; perplexity {tasks}", result.diagnosis))),
     )
 
 
