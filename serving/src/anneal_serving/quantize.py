@@ -44,6 +44,7 @@ from anneal_serving.divergence import PROBE
 CALIBRATION = "calibration.safetensors"
 REFERENCE = "reference.safetensors"
 COPIED = ("tokenizer.json", "chat.json", REFERENCE)
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 PROBE_TOKENS = 32
 """62 layers of 7168 make 57 MB."""
 ROW_TOKENS = 512
@@ -53,13 +54,26 @@ TOTAL_TOKENS = 8192
 
 
 def main() -> int:
-    """Run the stage as a pod does.
-
-    On one thread unless OMP_NUM_THREADS says otherwise: a pod without a CPU limit sees all of its node's cores,
-    and threads that spin while they wait for each other on busy cores burn twice what they compute.
-    """
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    """Run the stage as a pod does."""
+    cpu_max = CPU_MAX.read_text() if CPU_MAX.exists() else "max"
+    torch.set_num_threads(threads(os.environ.get("OMP_NUM_THREADS"), cpu_max))
     return stage.run_stage(run, DeploymentRun)
+
+
+def threads(asked: str | None, cpu_max: str) -> int:
+    """Return the threads to compute on: those asked for, else the whole cores of the pod's CPU limit, else one.
+
+    A pod without a CPU limit sees all of its node's cores, and threads that spin while they wait for each other on
+    busy cores burn twice what they compute.
+
+    Args:
+        asked: OMP_NUM_THREADS.
+        cpu_max: the cgroup's cpu.max: microseconds of CPU in a period, or `max`, and the period.
+    """
+    if asked:
+        return int(asked)
+    quota, *period = cpu_max.split()
+    return 1 if quota == "max" else max(1, int(quota) // int(period[0]))
 
 
 def run(config: DeploymentRun) -> PublishResult:

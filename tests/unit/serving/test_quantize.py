@@ -2,18 +2,21 @@
 
 import json
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from anneal_api.modeldeployment import Quantization
 from anneal_runtime.errors import Refused
 from anneal_serving import quantize
+from anneal_serving.blocks import Block, Weights
 from anneal_serving.checkpoint import Checkpoint, Writer
+from anneal_serving.decoder import Decoder
 
 from .conftest import write_model
 
@@ -137,12 +140,86 @@ def test_progress_names_the_worst_error_of_the_latest_layer() -> None:
     assert figures.progress(3, 1.25) == "layer 2/3: 1.2 s, relative error up to 0.02000 (mlp.proj)"
 
 
-def test_a_pod_computes_on_one_thread_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("asked", "cpu_max", "expected"),
+    [
+        (None, "max 100000", 1),
+        (None, "max", 1),
+        (None, "250000 100000", 2),
+        (None, "30000 100000", 1),
+        ("3", "250000 100000", 3),
+    ],
+)
+def test_threads_are_those_asked_for_or_the_pods_limit(
+    asked: str | None, cpu_max: str, expected: int
+) -> None:
+    assert quantize.threads(asked, cpu_max) == expected
+
+
+def test_a_pod_computes_on_that_many_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(quantize.stage, "run_stage", lambda *_: torch.get_num_threads())
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(quantize, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
     assert quantize.main() == 2
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    (tmp_path / "cpu.max").unlink()
     assert quantize.main() == 1
+
+
+LAYERS = 9
+
+
+def write_deep(source: Path, target: Path) -> None:
+    """Write the model of `source` with its two layers repeated to LAYERS, in three shards."""
+    target.mkdir()
+    weights = load_file(source / "model.safetensors")
+    deep = {name: value for name, value in weights.items() if ".layers." not in name}
+    for index in range(LAYERS):
+        old, new = f".layers.{index % 2}.", f".layers.{index}."
+        deep |= {name.replace(old, new): value for name, value in weights.items() if old in name}
+    shards = {name: f"model-0000{at % 3 + 1}-of-00003.safetensors" for at, name in enumerate(sorted(deep))}
+    for shard in set(shards.values()):
+        save_file({name: deep[name] for name in deep if shards[name] == shard}, target / shard)
+    (target / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    config = json.loads((source / "config.json").read_text()) | {"num_hidden_layers": LAYERS}
+    (target / "config.json").write_text(json.dumps(config))
+
+
+def test_a_deep_model_in_shards_is_held_a_layer_at_a_time(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_deep(model_folder, tmp_path / "deep")
+    loaded: list[weakref.ref[Block]] = []
+    alive: list[int] = []
+    load = Block.load
+
+    def watched(weights: Weights, decoder: Decoder, index: int) -> Block:
+        alive.append(sum(block() is not None for block in loaded))
+        block = load(weights, decoder, index)
+        loaded.append(weakref.ref(block))
+        return block
+
+    monkeypatch.setattr(quantize.Block, "load", watched)
+    (tmp_path / "out").mkdir()
+    quantize.quantize(tmp_path / "deep", tmp_path / "out", recipe(), [])
+    # The one before goes when the next is there.
+    assert alive == [0] + [1] * (LAYERS - 1)
+    checkpoint = Checkpoint(tmp_path / "out")
+    for index in (2, LAYERS - 1):
+        assert np.array_equal(
+            checkpoint.linear(index, "mlp.proj").packed, checkpoint.linear(index % 2, "mlp.proj").packed
+        )
+
+
+def test_a_shard_without_its_tensor_is_named(model_folder: Path, tmp_path: Path) -> None:
+    write_deep(model_folder, tmp_path / "deep")
+    shard = "model-00002-of-00003.safetensors"
+    tensors = load_file(tmp_path / "deep" / shard)
+    lost = min(name for name in tensors if ".layers.4." in name)
+    save_file({name: value for name, value in tensors.items() if name != lost}, tmp_path / "deep" / shard)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Refused, match=f"{shard} has no {lost}; export the model again"):
+        quantize.quantize(tmp_path / "deep", tmp_path / "out", recipe(), [])
 
 
 def test_a_writer_left_incomplete_is_an_error(tmp_path: Path) -> None:
