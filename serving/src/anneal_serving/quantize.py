@@ -5,6 +5,7 @@ each block is quantised with what its layers saw, written and forgotten. So memo
 block, its Gram matrices and the rows' hidden states, whatever the size of the model.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -127,14 +128,21 @@ def calibration_path(config: DeploymentRun, source: Path) -> Path:
 
 
 def calibration_rows(path: Path, samples: int) -> list[Tensor]:
-    """Return up to `samples` rows of token ids, spread evenly, cut to ROW_TOKENS, TOTAL_TOKENS in all."""
+    """Return up to `samples` rows of token ids, spread evenly, cut to ROW_TOKENS.
+
+    Where they would be more than TOTAL_TOKENS, fewer rows are taken, not shorter ones: the first tokens of every row are
+    the template's and the question's, and an engine is measured on answers.
+    """
     with safe_open(path, framework="pt") as file:
         ids, offsets = file.get_tensor("input_ids").long(), file.get_tensor("offsets").tolist()
-    count = len(offsets) - 1
-    chosen = sorted({i * count // samples for i in range(samples)}) if count else []
-    limit = min(ROW_TOKENS, max(16, TOTAL_TOKENS // max(1, len(chosen))))
-    rows = [ids[offsets[i] : offsets[i + 1]][:limit] for i in chosen]
-    return [row for row in rows if len(row)]
+    rows = [ids[start:end][:ROW_TOKENS] for start, end in itertools.pairwise(offsets) if end > start]
+    chosen = _spread(rows, samples)
+    total = sum(len(row) for row in chosen)
+    return chosen if total <= TOTAL_TOKENS else _spread(rows, max(1, len(chosen) * TOTAL_TOKENS // total))
+
+
+def _spread(rows: list[Tensor], count: int) -> list[Tensor]:
+    return [rows[i] for i in sorted({i * len(rows) // count for i in range(count)})] if rows else []
 
 
 @dataclass

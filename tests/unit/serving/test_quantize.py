@@ -126,6 +126,18 @@ def test_calibration_rows_are_spread_over_the_file(model_folder: Path) -> None:
     assert [row.tolist() for row in four] == [every[i].tolist() for i in (0, 4, 8, 12)]
 
 
+def test_too_many_tokens_make_fewer_rows_not_shorter_ones(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model_folder / "calibration.safetensors"
+    every = quantize.calibration_rows(path, 100)
+    monkeypatch.setattr(quantize, "TOTAL_TOKENS", 5 * 48 + 1)
+    found = quantize.calibration_rows(path, 100)
+    assert [row.tolist() for row in found] == [every[i].tolist() for i in (0, 3, 6, 9, 12)]
+    monkeypatch.setattr(quantize, "ROW_TOKENS", 20)
+    assert {len(row) for row in quantize.calibration_rows(path, 12)} == {20}
+
+
 def test_each_layer_is_one_line_of_progress(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
