@@ -51,7 +51,12 @@ def task(uri: str) -> list[Json]:
             "DoesNotFit",
             ["pocket", "GiB of", "weights", "spec.adapter.rank"],
         ),
-        ("not-built", {"data": {"dedup": "near"}}, "NotImplemented", ["spec.data.dedup", "near"]),
+        (
+            "not-built",
+            {"evaluation": {"suites": ["s"]}},
+            "NotImplemented",
+            ["spec.evaluation.suites", "remove the field"],
+        ),
     ],
 )
 def test_bad_input_is_named_and_mended(

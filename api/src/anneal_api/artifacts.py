@@ -6,6 +6,7 @@ the part of the configuration that changes its output, and the stage's semantic 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -17,9 +18,11 @@ from anneal_api.outcome import DeploymentKeys, FineTuneKeys
 
 Kind = Literal["base-model", "dataset", "adapter", "evaluation", "model", "quantized", "engine", "gate"]
 MANIFEST = "manifest.json"
+DATA_REPORT = "report.html"
+"""In a dataset: what became of the rows, for a person to read."""
 
 STAGE_VERSIONS = {
-    "prepare": 3,
+    "prepare": 4,
     "train": 2,
     "evaluate": 2,
     "export": 2,
@@ -95,14 +98,19 @@ def _stage_key(stage: str, **inputs: Any) -> str:
 
 
 def finetune_keys(
-    spec: FineTuneJobSpec, base_digest: str, task_digests: dict[str, str], initial_digest: str | None = None
+    spec: FineTuneJobSpec,
+    base_digest: str,
+    task_digests: dict[str, str],
+    initial_digest: str | None = None,
+    suite_digests: Sequence[str] = (),
 ) -> FineTuneKeys:
     """Return the content keys of all stages of a run; a stage made of another's output takes its key.
 
-    `initial_digest` is that of the adapter spec.adapter.initFrom names: where it lies changes nothing.
+    `initial_digest` is that of the adapter spec.adapter.initFrom names, `suite_digests` those of the suites in
+    spec.data.decontaminate: where they lie changes nothing.
     """
     adapter = {name: value for name, value in wire(spec.adapter).items() if name != "initFrom"}
-    data = wire(spec.data)
+    data = wire(spec.data) | {"decontaminate": sorted(suite_digests)}
     packing = data.pop("packing")
     tasks = [
         {"name": t.name, "digest": task_digests[t.name], "format": t.data.format, "fim": wire(t.fim)}

@@ -21,7 +21,8 @@ from anneal_api.base import (
     Uri,
 )
 
-DataFormat = Literal["auto", "chat_rounds", "messages", "pair", "text", "preference"]
+DataFormat = Literal["auto", "chat_rounds", "messages", "pair", "text", "preference", "code"]
+Suite = Annotated[str, StringConstraints(pattern=r"^(humaneval|(pvc|s3|hf|file)://[^\s]+)$", max_length=1024)]
 
 
 class BaseModelSource(Model):
@@ -42,11 +43,15 @@ class BaseModelSource(Model):
 class TaskData(Model):
     """Where a task's rows are."""
 
-    uri: Uri = Field(description="A .jsonl file (optionally .gz or .zst) or a folder of them.")
+    uri: Uri = Field(
+        description="A .jsonl (optionally .gz or .zst) or .parquet file, a folder of them, a Hugging Face data set "
+        "saved to disk, or a folder of source code."
+    )
     format: DataFormat = Field(
         "auto",
         description="Shape of a row: chat_rounds (CodeFuse), messages (OpenAI), pair (prompt/answer, "
-        "instruction/output, ...), text, preference (chosen/rejected); auto reads it off the first row.",
+        "instruction/output, ...), text, preference (chosen/rejected), code (every file of a folder or git checkout "
+        "is a text); auto reads all but code off the first row.",
     )
 
 
@@ -100,9 +105,21 @@ class Split(Model):
 
 
 class Filters(Model):
-    """Heuristic filters of raw code."""
+    """What is taken out of rows, and which rows are left out, for what they hold."""
 
-    enabled: bool = Field(False, description="Apply the heuristic filters for raw code.")
+    enabled: bool = Field(
+        False,
+        description="Leave out raw code (rows of plain text) that heuristics find not worth learning: too short, too "
+        "long, generated, encoded data, mostly comments, Python that does not parse, and so on.",
+    )
+    license_headers: Literal["keep", "remove"] = Field(
+        "keep", description="The comment with licence or copyright that a row of plain text begins with."
+    )
+    personal_data: Literal["keep", "redact", "drop"] = Field(
+        "keep",
+        description="E-mail and public IP addresses, keys, tokens and passwords: redact replaces them, the same value by "
+        "the same placeholder within a row; drop leaves out rows that have any.",
+    )
 
 
 class Data(Model):
@@ -118,10 +135,19 @@ class Data(Model):
     over_length: Literal["truncate", "drop", "split"] = Field(
         "truncate", description="What happens to a row longer than maxLength; always counted."
     )
-    dedup: Literal["none", "exact", "near"] = Field("none", description="Removal of duplicates.")
-    filters: Filters = Field(Filters(), description="Heuristic filters of raw code.")
-    decontaminate: Annotated[list[Name], Field(max_length=16)] = Field(
-        [], description="Evaluation suites whose problems are removed from the training rows."
+    wrong_rows: Literal["fail", "drop"] = Field(
+        "fail", description="What happens when a row cannot be read or is of the wrong shape; drop counts it."
+    )
+    dedup: Literal["none", "exact", "near"] = Field(
+        "none",
+        description="Of duplicates within a task one row stays: exact ignores line ends and blank lines, near joins "
+        "rows that share 7 in 10 of their 5-grams. Duplicates in several tasks stay, all in one part of the split.",
+    )
+    filters: Filters = Field(Filters(), description="What is taken out and left out.")
+    decontaminate: Annotated[list[Suite], Field(max_length=16)] = Field(
+        [],
+        description="Evaluation suites; rows with ten words in a row of one of their problems are left out. humaneval, "
+        "or the URI of a .jsonl file of problems (.gz or .zst too).",
     )
 
 
@@ -480,6 +506,9 @@ class FineTuneArtifacts(Model):
     """What the run has published."""
 
     dataset: ArtifactRef | None = None
+    report: str | None = Field(
+        None, description="The page that tells what became of the rows, beside the data set."
+    )
     adapter: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     merged: ArtifactRef | None = None

@@ -10,12 +10,7 @@ from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.modeldeployment import ModelDeploymentSpec
 
 FIELDS: dict[type[Model], tuple[str, ...]] = {
-    FineTuneJobSpec: (
-        "data.dedup",
-        "data.filters",
-        "data.decontaminate",
-        "evaluation.suites",
-    ),
+    FineTuneJobSpec: ("evaluation.suites",),
     ModelDeploymentSpec: (
         "model.selector",
         "engine.kv_cache_type",

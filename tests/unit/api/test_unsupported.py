@@ -26,7 +26,6 @@ def test_defaults_pass() -> None:
             {"evaluation": {"suites": ["s"]}},
             "spec.evaluation.suites: ['s'] is not implemented yet; remove the field",
         ),
-        ({"data": {"dedup": "near"}}, "spec.data.dedup: 'near' is not implemented yet; remove the field"),
     ],
 )
 def test_a_field_that_is_not_built_is_named(change: dict[str, object], sentence: str) -> None:

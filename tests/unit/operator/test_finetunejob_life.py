@@ -320,6 +320,7 @@ def test_a_result_that_went_with_its_pod_is_found_in_the_store() -> None:
     assert run(world)["Complete"][0] == "True"
     assert [stage for stage, _ in world.player.played].count("prepare") == 1
     assert status(world)["artifacts"]["dataset"]["digest"] == REFS["prepare"].digest
+    assert status(world)["artifacts"]["report"] == f"{REFS['prepare'].uri}/report.html"
 
 
 def test_a_lost_status_is_rebuilt_without_training_again() -> None:

@@ -1,6 +1,7 @@
 """Inspection and preparation on real files: what is refused, what is counted, what never straddles."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from anneal_api.finetunejob import Split as Shares
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_trainers import prepare
+from anneal_trainers.corpus import near
 from anneal_trainers.data import dataset
 from anneal_trainers.data.formats import Row
 from anneal_trainers.prepare import part_of
@@ -103,7 +105,11 @@ def test_a_balance_by_validation_losses_without_their_rows_is_refused_before_tra
     [
         ({"baseModel": {"uri": "file:///nowhere"}}, "ModelNotFound", "file:///nowhere does not exist"),
         ({"data": {"maxLength": 4096}}, "MaxLengthTooLong", "4096 exceeds the model's 512"),
-        ({"data": {"maxLength": 128, "dedup": "exact"}}, "NotImplemented", "spec.data.dedup"),
+        (
+            {"data": {"maxLength": 128, "decontaminate": ["file:///no.jsonl"]}},
+            "NotFound",
+            "file:///no.jsonl does not exist",
+        ),
         ({"tasks": [{"name": "t", "data": {"uri": "file:///no"}}]}, "DatasetNotFound", "file:///no"),
     ],
 )
@@ -257,6 +263,118 @@ def test_pieces_of_a_row_are_neighbours_and_nothing_is_lost(make_run: Any, tmp_p
         first, last = split.units[unit], split.units[unit + 1]
         assert encoder.decode(split.tokens[split.offsets[first] : split.offsets[last]].tolist()) == text
     assert split.lengths.max() <= 32
+
+
+def essay(seed: int, changed: int = 0) -> str:
+    """Return 60 words that depend on `seed`, of which the first few may be others."""
+    words = [f"w{number}" for number in random.Random(seed).sample(range(1000), 60)]
+    return " ".join([f"new{place}" for place in range(changed)] + words[changed:])
+
+
+def test_of_duplicates_one_stays_and_none_straddles_the_split(make_run: Any, tmp_path: Path) -> None:
+    rows = [{"text": essay(seed, changed)} for seed in range(12) for changed in range(3)]
+    rows += [{"text": essay(0) + "  \n"}]
+    other = [{"text": essay(seed, 4)} for seed in range(12)]
+    (tmp_path / "other").mkdir()
+    tasks = [
+        *written(tmp_path, rows),
+        {**written(tmp_path / "other", other)[0], "name": "u"},
+    ]
+    kept, parts = {}, {}
+    for dedup in ("none", "exact", "near"):
+        data = {"maxLength": 256, "split": {"train": 50, "validation": 25, "test": 25}, "dedup": dedup}
+        run = make_run(tasks=tasks, data=data)
+        prepare.prepare(run)
+        folder = dataset_folder(run)
+        counts = json.loads((folder / "rows.json").read_text())["tasks"]
+        dropped = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
+        kept[dedup] = [sum(count["units"].values()) for count in counts]
+        assert [row["reason"] for row in dropped] == ["duplicate"] * (37 - kept[dedup][0])
+        encoder = ChatEncoder.load(folder)
+        parts[dedup] = [
+            {encoder.decode(list(split.row(row)[0])).split()[-1] for row in range(len(split))}
+            for split in (dataset.open_split(folder, name) for name in dataset.SPLITS)
+        ]
+    assert kept == {"none": [37, 12], "exact": [36, 12], "near": [12, 12]}
+    assert [sum(map(len, parts[dedup])) > 12 for dedup in parts] == [True, True, False]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["duplicates"]["rows"] == 25
+    assert report["duplicates"]["groups"] == 12
+    assert {"task": "t", "file": "rows.jsonl", "reason": "duplicate"}.items() <= dropped[0].items()
+    assert dropped[0]["detail"].startswith("of rows.jsonl:")
+
+
+def test_rows_are_filtered_cleaned_and_shown(make_run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "a.py").write_text("x = 1")
+    good = Path(near.__file__).read_text()
+    (folder / "good.py").write_text("# Copyright (c) 2020 A. Person\n\n" + good)
+    (folder / "mail.py").write_text(good.replace("Near-duplicates:", "Ask a.person@somewhere.org:") + "\n")
+    (folder / "short.py").write_text("x = 1\n")
+    (folder / "latin.py").write_bytes(b"# caf\xe9\n")
+    (folder / "binary.py").write_bytes(b"a\0b")
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    suite = tmp_path / "suite.jsonl"
+    problem = {
+        "task_id": "own/1",
+        "prompt": "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda",
+    }
+    suite.write_text(json.dumps(problem) + "\n")
+    (folder / "leak.py").write_text(
+        good + "\n# Alpha, beta, gamma: delta epsilon zeta eta theta iota kappa?\n"
+    )
+    data = {
+        "maxLength": 512,
+        "overLength": "truncate",
+        "split": {"train": 100, "validation": 0, "test": 0},
+        "filters": {"enabled": True, "licenseHeaders": "remove", "personalData": "redact"},
+        "decontaminate": ["humaneval", f"file://{suite}"],
+    }
+    run = make_run(tasks=[{"name": "code", "data": {"uri": f"file://{folder}", "format": "code"}}], data=data)
+    prepare.prepare(run)
+    published = dataset_folder(run)
+    dropped = [json.loads(line) for line in (published / "dropped.jsonl").read_text().splitlines()]
+    assert {(row["file"], row["reason"]) for row in dropped} == {
+        ("binary.py", "binary"),
+        ("latin.py", "notUtf8"),
+        ("leak.py", "contaminated"),
+        ("picture.png", "unknownLanguage"),
+        ("short.py", "fewCharacters"),
+    }
+    report = json.loads((published / "report.json").read_text())
+    (task,) = report["tasks"]
+    assert (task["read"], task["languages"], task["personal"]) == (7, {"python": [4, 2]}, {"email": 1})
+    assert {(hit["file"], hit["suite"], hit["problem"], bool(hit["shared"])) for hit in report["hits"]} == {
+        ("leak.py", "suite.jsonl", "own/1", True),
+        ("good.py", "humaneval", "HumanEval/85", False),  # both define a function `add`
+        ("mail.py", "humaneval", "HumanEval/85", False),
+    }
+    page = (published / "report.html").read_text()
+    assert "contaminated" in page
+    assert "http" not in page.split("<h2>Samples")[0]
+    assert "a.person@" not in page
+    assert "<EMAIL_1>" not in page
+    assert "&lt;EMAIL_1&gt;" in page
+    text = ChatEncoder.load(published).decode(dataset.open_split(published, "train").row(0)[0].tolist())
+    assert "Copyright" not in text
+
+
+def test_wrong_rows_are_dropped_one_by_one_where_that_is_asked(make_run: Any, tmp_path: Path) -> None:
+    tasks = written(tmp_path, TEXTS)
+    good = (tmp_path / "rows.jsonl").read_bytes()
+    nested = b'{"a":' * 5000
+    (tmp_path / "rows.jsonl").write_bytes(good + b'{"text": "\xff"}\n{"text": 1}\n' + nested + b"\n")
+    with pytest.raises(Refused, match=r"rows.jsonl, line 61: expected UTF-8.* spec.data.wrongRows"):
+        make_run(tasks=tasks)
+    run = make_run(tasks=tasks, data={"maxLength": 64, "split": SHARES, "wrongRows": "drop"})
+    prepare.prepare(run)
+    dropped = (dataset_folder(run) / "dropped.jsonl").read_text().splitlines()
+    assert [(row["line"], row["reason"]) for row in map(json.loads, dropped)] == [
+        (61, "wrongRow"),
+        (62, "wrongRow"),
+        (63, "wrongRow"),
+    ]
 
 
 def test_inspection_counts_rows_and_finds_what_is_published(make_run: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from anneal_api import unsupported
 from anneal_api.artifacts import STAGE_KINDS, finetune_keys
 from anneal_api.base import ArtifactRef
-from anneal_api.finetunejob import Task
+from anneal_api.finetunejob import FineTuneJobSpec, Task
 from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFacts
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.artifacts import identity, reference, uri_of
@@ -22,7 +22,7 @@ from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
 from anneal_trainers import consistency
 from anneal_trainers.base import base_model, init_from
-from anneal_trainers.data import fim, sentinels, sources
+from anneal_trainers.data import fim, sentinels, sources, suites
 from anneal_trainers.data.formats import Row
 from anneal_trainers.pod import telemetry
 
@@ -54,10 +54,12 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         base_model.tokenizer_folder(spec, cache_folder()), spec.chat_template
     )
     encoder, added = sentinels.widened(spec.tasks, encoder)
-    tasks = [task_facts(task, encoder, spec.optimization.objective) for task in spec.tasks]
+    tasks = [task_facts(task, spec, encoder) for task in spec.tasks]
     digest = identity(base)
     initial = init_from.check(spec, digest, shape, added)
-    keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks}, initial)
+    suite_digests = suites.digests(spec.data.decontaminate)
+    suites.problems(spec.data.decontaminate)
+    keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks}, initial, suite_digests)
     found = _published(run, keys)
     return FineTuneInspection(
         base_digest=digest,
@@ -70,22 +72,24 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     )
 
 
-def task_facts(task: Task, encoder: ChatEncoder, objective: str) -> TaskFacts:
+def task_facts(task: Task, spec: FineTuneJobSpec, encoder: ChatEncoder) -> TaskFacts:
     """Return the digest of the task's data and how many rows it has; the first rows are checked whole."""
     fim.filler(task, encoder)
-    checked = 0
-    with contextlib.closing(sources.rows(task)) as rows:
-        for row in itertools.islice(rows, SAMPLE_ROWS):
-            checked += 1
-            check_use(task, row, objective)
-            for chat in filter(None, (row.chat, row.rejected_chat)):
-                encoder.encode(chat)
+    places = checked = 0
+    with contextlib.closing(sources.found(task, spec.data)) as all_places:
+        for place in itertools.islice(all_places, SAMPLE_ROWS):
+            places += 1
+            if place.row:
+                checked += 1
+                check_use(task, place.row, spec.optimization.objective)
+                for chat in filter(None, (place.row.chat, place.row.rejected_chat)):
+                    encoder.encode(chat)
     if not checked:
         raise Refused(
             "InvalidRows",
             f"task {task.name}: {task.data.uri} holds no rows; check spec.tasks[].data.uri or remove the task",
         )
-    count = sum(1 for _ in sources.lines(task)) if checked == SAMPLE_ROWS else checked
+    count = sources.count(task) if places == SAMPLE_ROWS else places
     return TaskFacts(name=task.name, digest=identity(task.data.uri), rows=count)
 
 

@@ -4,6 +4,7 @@ A stage whose key is published is not run again. What a stage published is writt
 pod may go; a pod that went before it was read is made up for by inspecting the store once more.
 """
 
+from anneal_api.artifacts import DATA_REPORT
 from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import EvaluateResult, Outcome, PublishResult
@@ -133,5 +134,6 @@ def _recover(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, st
 
 def _published(draft: Draft[FineTuneJobStatus], stage: str, ref: ArtifactRef, reason: str) -> None:
     field, condition = PUBLISHES[stage]
-    draft.update(artifacts=draft.status.artifacts.model_copy(update={field: ref}))
+    link = {"report": f"{ref.uri}/{DATA_REPORT}"} if stage == "prepare" else {}
+    draft.update(artifacts=draft.status.artifacts.model_copy(update={field: ref, **link}))
     draft.condition(condition, True, reason, f"{ref.uri} {ref.digest}")

@@ -22,10 +22,14 @@ KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA PRIVATE KEY--
     ],
 )
 def test_what_is_personal_becomes_a_placeholder(text: str, expected: str, found: dict[str, int]) -> None:
-    result = redacted(text)
-    assert result.text == expected
+    result = redacted([text])
+    assert result.texts == (expected,)
     assert dict(result.found) == found
-    assert redacted(result.text).text == result.text
+    assert redacted(result.texts).texts == result.texts
+
+
+def test_a_value_has_one_placeholder_in_all_texts_of_a_document() -> None:
+    assert redacted(["a@x.org b@x.org", "b@x.org"]).texts == ("<EMAIL_1> <EMAIL_2>", "<EMAIL_2>")
 
 
 @pytest.mark.parametrize(
@@ -41,4 +45,4 @@ def test_what_is_personal_becomes_a_placeholder(text: str, expected: str, found:
     ],
 )
 def test_what_names_nobody_stays(text: str) -> None:
-    assert redacted(text).text == text
+    assert redacted([text]).texts == (text,)

@@ -1,55 +1,168 @@
-"""Files, compressed or not, and folders of them; errors name file and line."""
+"""Every kind of file is read; what is damaged is told by file and line, never a crash, and left out if asked."""
 
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 
-from anneal_api.finetunejob import Task
+from anneal_api.finetunejob import Data, Task
 from anneal_runtime.errors import Refused
-from anneal_trainers.data import sources
+from anneal_trainers.data import readers, sources
+from anneal_trainers.data.sources import Found
 
 ROW = json.dumps({"text": "hello"}) + "\n"
+DROP = Data(wrong_rows="drop")
 
 
 def task(path: Path, shape: str = "auto") -> Task:
     return Task.model_validate({"name": "t", "data": {"uri": f"file://{path}", "format": shape}})
 
 
-def test_a_folder_of_all_three_kinds_is_read_in_order_of_name(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(ROW + "\n" + ROW)
+def read(path: Path, shape: str = "auto") -> list[Found]:
+    return list(sources.found(task(path, shape), DROP))
+
+
+def test_a_folder_of_all_kinds_is_read_in_order_of_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\ufeff" + ROW + "\n" + ROW)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(ROW.encode()))
     (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(ROW.encode()) * 2)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["hello", "hello"]}), tmp_path / "d.parquet")
     (tmp_path / "notes.txt").write_text("not rows")
-    places = [(file, number) for file, number, _ in sources.lines(task(tmp_path))]
-    assert places == [
+    found = list(sources.found(task(tmp_path), Data()))
+    assert [(each.file, each.line) for each in found] == [
         ("a.jsonl", 1),
         ("a.jsonl", 3),
         ("b.jsonl.gz", 1),
         ("c.jsonl.zst", 1),
         ("c.jsonl.zst", 2),
+        ("d.parquet", 1),
+        ("d.parquet", 2),
     ]
-    assert [row.text for row in sources.rows(task(tmp_path))] == ["hello"] * 5
+    assert [each.row.text for each in found if each.row] == ["hello"] * 7
+    assert sources.count(task(tmp_path)) == 7
 
 
 @pytest.mark.parametrize("content", ["{", '{"other": 1}', "[1]"])
 def test_a_wrong_line_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.jsonl").write_text(ROW + content + "\n")
-    with pytest.raises(Refused, match=r"task t: x.jsonl, line 2: expected") as caught:
-        list(sources.rows(task(tmp_path)))
+    with pytest.raises(Refused, match=r"task t: x.jsonl, line 2: expected .* spec.data.wrongRows") as caught:
+        list(sources.found(task(tmp_path), Data()))
     assert caught.value.reason == "InvalidRows"
 
 
-def test_damaged_compression_is_the_users_error(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(ROW.encode() * 100)[:-20])
-    with pytest.raises(Refused, match="cannot be read"):
-        list(sources.rows(task(tmp_path)))
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"text": "\xff\xfe"}', "expected UTF-8"),
+        (b'{"text": "a\0b"}', "expected one JSON object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"text": ' + b"9" * 5000 + b"}", "expected"),
+        (b'{"text": "\\ud800"}', "Unicode"),
+        (b'{"text": "' + b"x" * 5000 + b'"}', "at most 4096 bytes"),
+    ],
+)
+def test_a_damaged_line_is_one_wrong_row_and_the_next_is_read(
+    tmp_path: Path, line: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told.startswith("at most"):
+        monkeypatch.setattr(readers, "LINE_LIMIT", 4096)
+        monkeypatch.setattr(readers, "_CHUNK", 1024)
+    (tmp_path / "x.jsonl").write_bytes(line + b"\n" + ROW.encode())
+    wrong, right = read(tmp_path)
+    assert (wrong.line, wrong.reason) == (1, "wrongRow")
+    assert told in wrong.detail
+    assert (right.line, right.row is not None) == (2, True)
+
+
+def damaged() -> dict[str, bytes]:
+    packed = gzip.compress(ROW.encode() * 1000, mtime=0)
+    frame = zstandard.compress(bytes(range(256)) * 100 + ROW.encode() * 100)
+    rows = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["hello"] * 1000}), rows)
+    table = rows.getvalue().to_pybytes()
+    return {
+        "truncated.jsonl.gz": packed[:-20],
+        "broken.jsonl.gz": packed[:40] + b"\xff" * 8 + packed[48:],
+        "none.jsonl.gz": b"no gzip",
+        "trailing.jsonl.gz": packed + b"more",
+        "truncated.jsonl.zst": frame[:-9],
+        "none.jsonl.zst": b"no zstandard",
+        "truncated.parquet": table[:-30],
+        "none.parquet": b"",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(damaged()))
+def test_a_damaged_file_is_told_at_its_end(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(damaged()[name])
+    *_, last = read(tmp_path)
+    assert (last.row, last.reason) == (None, "wrongRow")
+    assert "cannot be read from here on" in last.detail
+
+
+def saved(folder: Path) -> None:
+    """Write what datasets.save_to_disk writes, and a cache file beside it."""
+    folder.mkdir()
+    table = pyarrow.table({"prompt": ["a", None], "answer": ["b", "c"], "messages": [None, None]})
+    for name in ("data-00000-of-00001.arrow", "cache-1.arrow"):
+        with (
+            pyarrow.OSFile(str(folder / name), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, table.schema) as out,
+        ):
+            out.write_table(table)
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]})
+    )
+
+
+def test_a_data_set_saved_to_disk_is_read_without_its_empty_columns(tmp_path: Path) -> None:
+    saved(tmp_path / "train")
+    right, wrong = read(tmp_path / "train")
+    assert right.row is not None
+    assert right.row.messages == (("user", "a"), ("assistant", "b"))
+    assert "prompt/answer" in wrong.detail
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(Refused, match="name one of them .*/train"):
+        read(tmp_path)
+
+
+def test_files_of_code_are_rows_and_others_are_told(tmp_path: Path) -> None:
+    files: dict[str, Any] = {
+        "src/a.py": b"x = 1\n",
+        ".git/b.py": b"x",
+        "c.png": b"\x89",
+        "d.py": b"\xff",
+        "e.py": b"a\0",
+        "f.py": b" \n",
+        "tool": b"#!/bin/sh\n",
+        "g.py": b"#" * 100,
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "CODE_LIMIT", 99)
+        found = {each.file: each for each in read(tmp_path, "code")}
+    rows = {name: (each.row.path, each.row.language) for name, each in found.items() if each.row}
+    assert rows == {"src/a.py": ("src/a.py", "python"), "tool": ("tool", "shell")}
+    assert {name: each.reason for name, each in found.items() if not each.row} == {
+        "c.png": "unknownLanguage",
+        "d.py": "notUtf8",
+        "e.py": "binary",
+        "f.py": "empty",
+        "g.py": "tooLarge",
+    }
+    assert sources.count(task(tmp_path, "code")) == 7
 
 
 def test_a_missing_path_and_a_folder_without_rows_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(Refused) as caught:
-            list(sources.rows(task(path)))
+            read(path)
         assert caught.value.reason == "DatasetNotFound"

@@ -1,6 +1,6 @@
 """Personal data and secrets: e-mail addresses, public IP addresses, keys, tokens and passwords.
 
-What is found becomes a placeholder, the same one for the same value within a document: <EMAIL_1>, <KEY_2>. Addresses
+What is found becomes a placeholder, the same one for the same value within a document of one or more texts: <EMAIL_1>, <KEY_2>. Addresses
 that name nobody stay: private ranges, documentation ranges, public name servers.
 """
 
@@ -9,7 +9,7 @@ import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 NAME_SERVERS = frozenset(
@@ -52,9 +52,9 @@ _MIN_ENTROPY = 3.0
 
 @dataclass(frozen=True)
 class Redacted:
-    """A document with placeholders, and how many values of each kind they stand for."""
+    """A document's texts with placeholders, and how many values of each kind they stand for."""
 
-    text: str
+    texts: tuple[str, ...]
     found: Counter[str]
 
 
@@ -127,14 +127,18 @@ _ASSIGNED = re.compile(
 )
 
 
-def redacted(text: str) -> Redacted:
-    """Return `text` with placeholders for what it holds of persons and secrets."""
+def redacted(texts: Sequence[str]) -> Redacted:
+    """Return the texts of a document with placeholders for what they hold of persons and secrets."""
     found: Counter[str] = Counter()
     numbers: dict[tuple[str, str], int] = {}
+    return Redacted(tuple(_text(text, numbers, found) for text in texts), found)
+
+
+def _text(text: str, numbers: dict[tuple[str, str], int], found: Counter[str]) -> str:
     for kind in _KINDS:
         if any(part in text for part in kind.needs):
             text = kind.pattern.sub(functools.partial(_placeholder, kind, numbers, found), text)
-    return Redacted(text, found)
+    return text
 
 
 def _placeholder(

@@ -101,6 +101,15 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The place in a task's data that a unit comes from, and its programming language if it has one."""
+
+    file: str = ""
+    line: int = 0
+    language: str = ""
+
+
+@dataclass(frozen=True)
 class _Unit:
     """Rows of a writer that stay together; `difficulty` None where the source states none."""
 
@@ -109,6 +118,7 @@ class _Unit:
     digests: Sequence[bytes]
     task: int
     difficulty: float | None
+    origin: Origin
 
     @property
     def targets(self) -> int:
@@ -122,6 +132,7 @@ class Dropped:
     task: int
     rows: int
     tokens: int
+    origin: Origin = Origin()
 
 
 @dataclass
@@ -132,12 +143,17 @@ class SplitWriter:
     _units: list[_Unit] = field(default_factory=list)
 
     def add(
-        self, pieces: Sequence[Encoded], task: int, digests: Sequence[bytes], difficulty: float | None
+        self,
+        pieces: Sequence[Encoded],
+        task: int,
+        digests: Sequence[bytes],
+        difficulty: float | None,
+        origin: Origin = Origin(),
     ) -> None:
         """Append a unit of one row a piece; a row's first token is never learned, as nothing precedes it."""
         tokens = [np.asarray(piece.ids, self.token_type) for piece in pieces]
         learned = [np.asarray([False, *piece.learned[1:]], np.uint8) for piece in pieces]
-        self._units.append(_Unit(tokens, learned, digests, task, difficulty))
+        self._units.append(_Unit(tokens, learned, digests, task, difficulty, origin))
 
     @property
     def digests(self) -> Set[bytes]:
@@ -148,7 +164,9 @@ class SplitWriter:
         """Forget every unit that has a row with one of `digests`; return what went."""
         gone = [unit for unit in self._units if not digests.isdisjoint(unit.digests)]
         self._units = [unit for unit in self._units if digests.isdisjoint(unit.digests)]
-        return [Dropped(unit.task, len(unit.tokens), sum(map(len, unit.tokens))) for unit in gone]
+        return [
+            Dropped(unit.task, len(unit.tokens), sum(map(len, unit.tokens)), unit.origin) for unit in gone
+        ]
 
     def split(self) -> Split:
         """Return the units so far."""
@@ -166,11 +184,12 @@ class SplitWriter:
             difficulty=_difficulty(units),
         )
 
-    def write(self, folder: Path, name: SplitName) -> None:
-        """Write the split's files into `folder`."""
+    def write(self, folder: Path, name: SplitName) -> Split:
+        """Write the split's files into `folder`, and return it."""
         split = self.split()
         for part in _PARTS:
             np.save(folder / f"{name}.{part}.npy", getattr(split, part))
+        return split
 
 
 def token_type(vocabulary: int, added: Mapping[str, int]) -> type[np.unsignedinteger[Any]]:

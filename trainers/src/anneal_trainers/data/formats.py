@@ -6,7 +6,7 @@ Shapes: `chat_rounds` (CodeFuse: human|user and bot|assistant|gpt in turn after 
 system), a `chosen` and a `rejected` answer (texts, messages to follow the prompt, or whole conversations
 that differ in their last message; the conventions of TRL and OpenAI). An optional key `group` keeps rows of
 one origin in one part of the split; an optional number `difficulty` is what a curriculum orders the rows of a
-task by.
+task by; of a text, `path` and `language` say which file of source code it is.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anneal_api.finetunejob import DataFormat
+from anneal_trainers.corpus.languages import language
 
 PAIRS = (
     ("prompt", "answer"),
@@ -56,6 +57,13 @@ class Row:
     group: str | None = None
     difficulty: float | None = None
     rejected: Messages = ()
+    path: str = ""
+    language: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Every text of the row: of a preference the rejected answer last."""
+        return (*(content for _, content in self.messages + self.rejected[-1:]), *filter(None, [self.text]))
 
     @property
     def chat(self) -> list[dict[str, str]]:
@@ -100,13 +108,20 @@ def to_row(value: Any, shape: DataFormat) -> Row:
     row = _object(value)
     about = {"group": _group(row), "difficulty": _difficulty(row)}
     if shape == "text":
-        return Row((), _string(row, "text"), **about)
+        return _document(row, about)
     if shape == "preference":
         chosen, rejected = _preference(row)
         return Row(chosen, rejected=rejected, **about)
     if shape == "pair":
         return Row(_pair(row), **about)
     return Row(_rounds(row, "chat_rounds" if shape == "chat_rounds" else "messages"), **about)
+
+
+def _document(row: dict[str, Any], about: dict[str, Any]) -> Row:
+    text, path, told = _string(row, "text"), row.get("path"), row.get("language")
+    path = path if isinstance(path, str) else ""
+    known = told.lower() if isinstance(told, str) else language(path, text) or ""
+    return Row((), text, path=path, language=known, **about)
 
 
 def _chat(messages: Messages) -> list[dict[str, str]]:

@@ -1,0 +1,126 @@
+"""What becomes of the rows of a task, counted; and every row that was left out, one line each."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import numpy as np
+
+from anneal_trainers.corpus import personal
+from anneal_trainers.data.dataset import SPLITS, Dropped, Split, SplitName
+from anneal_trainers.data.formats import Row
+from anneal_trainers.data.sources import Found
+from anneal_trainers.data.units import Unit
+
+SAMPLES = 3
+"""Rows of a task that are shown for each reason."""
+SHOWN = 600
+"""Characters of a row that are shown."""
+
+
+@dataclass
+class TaskCount:
+    """What became of one task's rows.
+
+    Units, rows and tokens are counted by split, `dropped` source rows by reason, `forms` documents by what
+    fill-in-the-middle made of them; `over_length` source rows met the over-length policy. `read` source rows were
+    found, `languages` of them by language, of which `left` became units; `personal` counts what was redacted.
+    """
+
+    name: str
+    read: int = 0
+    units: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+    personal: Counter[str] = field(default_factory=Counter)
+    over_length: int = 0
+    emptied_pieces: int = 0
+
+    def see(self, found: Found) -> None:
+        """Count what was found in a place."""
+        self.read += 1
+        if found.row and found.row.language:
+            self.languages[found.row.language] += 1
+
+    def add(self, unit: Unit, part: SplitName, language: str) -> None:
+        """Count the unit of a source row that has one."""
+        self.over_length += unit.over_length
+        self.emptied_pieces += unit.emptied
+        self.forms[unit.form] += 1
+        if unit.dropped:
+            return
+        self.units[part] += 1
+        self.rows[part] += len(unit.pieces)
+        self.tokens[part] += sum(len(piece.ids) for piece in unit.pieces)
+        self.left[language] += 1
+
+    def take_back(self, gone: Dropped, part: SplitName) -> None:
+        """Count a unit that was taken out of `part` again."""
+        self.units[part] -= 1
+        self.rows[part] -= gone.rows
+        self.tokens[part] -= gone.tokens
+        self.left[gone.origin.language] -= 1
+
+    def dump(self) -> dict[str, Any]:
+        """Return the counts as JSON."""
+        by_split = {"units": self.units, "rows": self.rows, "tokens": self.tokens}
+        return {
+            "name": self.name,
+            "read": self.read,
+            **{what: {name: count[name] for name in SPLITS} for what, count in by_split.items()},
+            "dropped": dict(sorted(self.dropped.items())),
+            "forms": dict(sorted(self.forms.items())),
+            "languages": {name: [count, self.left[name]] for name, count in sorted(self.languages.items())},
+            "personal": dict(sorted(self.personal.items())),
+            "overLength": self.over_length,
+            "emptiedPieces": self.emptied_pieces,
+        }
+
+
+@dataclass
+class Trace:
+    """Writes a line for every row that is left out, and keeps a few rows of each kind to be shown."""
+
+    stream: TextIO
+    hits: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    _shown: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def drop(self, count: TaskCount, reason: str, place: Mapping[str, Any], detail: str = "") -> None:
+        """Record that the row at `place` of a task left."""
+        count.dropped[reason] += 1
+        line = {"task": count.name, **place, "reason": reason, "detail": detail}
+        self.stream.write(json.dumps(line) + "\n")
+
+    def show(
+        self, count: TaskCount, what: str, place: Mapping[str, Any], before: Row, after: Row | None
+    ) -> None:
+        """Keep the beginning of a row as it was and as it is; persons and secrets are never shown."""
+        self._shown[count.name, what] += 1
+        if self._shown[count.name, what] <= SAMPLES:
+            texts = {"before": _shown(before), "after": _shown(after) if after else ""}
+            self.samples.append({"task": count.name, **place, "what": what, **texts})
+
+
+def lengths(splits: Mapping[SplitName, Split], tasks: int) -> list[dict[str, int]]:
+    """Return for each task how many rows have up to 16, 32, 64, ... tokens."""
+    every = np.concatenate([split.lengths for split in splits.values()])
+    task_of = np.concatenate([split.tasks for split in splits.values()])
+    bins = np.maximum(4, np.ceil(np.log2(np.maximum(1, every)))).astype(np.int64)
+    return [
+        {
+            str(1 << power): int((bins[task_of == task] == power).sum())
+            for power in np.unique(bins[task_of == task])
+        }
+        for task in range(tasks)
+    ]
+
+
+def _shown(row: Row) -> str:
+    return "\n".join(personal.redacted([part[:SHOWN] for part in row.parts]).texts)[:SHOWN]
