@@ -45,6 +45,15 @@ def test_inputs_change_every_key(inputs: dict[str, object]) -> None:
     assert not set(changed.values()) & set(first.values())
 
 
+def test_problems_that_rows_are_cleaned_of_go_by_content() -> None:
+    def prepared(path: str, digest: str) -> str:
+        spec = FineTuneJobSpec.model_validate({**SPEC, "data": {"decontaminate": [path]}})
+        return finetune_keys(spec, "b", {"a": "r"}, suite_digests=[digest]).prepare
+
+    assert prepared("file:///x.jsonl", "1") == prepared("file:///y.jsonl", "1")
+    assert prepared("file:///x.jsonl", "1") != prepared("file:///x.jsonl", "2")
+
+
 def test_a_manifest_has_one_digest_however_it_was_read() -> None:
     manifest = Manifest(
         kind="adapter", key="k", files=[File(path="a", size=1, sha256="0")], metadata={"b": 1, "a": 2}
