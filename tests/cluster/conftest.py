@@ -82,6 +82,8 @@ def _loader(image: str) -> Json:
         "kind": "Pod",
         "metadata": {"name": "loader"},
         "spec": {
+            # Tests of faults take training nodes away.
+            "nodeSelector": {"anneal.dev/pool": "serving"},
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
             "securityContext": {

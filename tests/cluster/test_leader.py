@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import settings
+from tests.cluster import witness
 from tests.cluster.conftest import finetunejob
 from tests.cluster.kube import Json, Kube, holds
 
@@ -27,20 +28,6 @@ def pod_of(holder: str) -> str:
     return holder.rsplit("_", 1)[0]
 
 
-def process_of(operator: Kube, pod: str) -> int:
-    """Return the operator's process on this machine, which runs every node."""
-    uid = operator.get("pod", pod)["metadata"]["uid"].replace("-", "_")
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            inside = (folder / "cgroup").read_text().replace("-", "_")
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if uid in inside and b"anneal_operator" in command:
-            return int(folder.name)
-    raise AssertionError(f"no process of pod {pod}")
-
-
 def written_by(pod: str, since: float) -> list[str]:
     """Return the writes of a pod that the API server received after a moment, by its audit log."""
     found = []
@@ -58,7 +45,7 @@ def frozen(operator: Kube, team: Kube) -> tuple[str, float, float]:
     """Freeze the leader while it works, until another leads; wake it; return its pod, and when both happened."""
     team.apply(finetunejob("frozen"))
     first = lease(operator)["holderIdentity"]
-    process = process_of(operator, pod_of(first))
+    process = witness.processes(operator.get("pod", pod_of(first)), b"anneal_operator")[0]
     subprocess.run(["kill", "-STOP", str(process)], check=True)
     at = time.time()
     try:

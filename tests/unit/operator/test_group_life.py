@@ -231,7 +231,7 @@ def test_avoided_nodes_are_taken_again_when_nothing_else_is_left() -> None:
     node(world, "node-1")
     fail(world, failed("Failed", "Hang"))
     after = run(world, 8)
-    assert after.get("avoided", []) == []
+    assert [(n["name"], n["failures"]) for n in after["avoided"]] == [("node-0", 1)]
     assert nodes_of(world) == ["node-0", "node-1"]
     assert len(events(world, "AvoidedNodesTaken")) == 1
 
@@ -306,6 +306,30 @@ def test_a_smaller_group_grows_back_at_a_checkpoint() -> None:
     assert len(world.player.pods(group(world))) == 3
     assert world.conditions(KIND, NAME)["FullSize"] == ("True", "Grown")
     assert finish(world)["restarts"] == 0
+
+
+def test_a_smaller_group_that_ends_makes_way_for_a_full_one_at_once() -> None:
+    world = shrunk()
+    for name in ("node-0", "node-1", "node-2"):
+        node(world, name)
+    progress(world, 3, 10, 5)
+    run(world, 5)
+    fail(world, failed("Failed", "RankKilled"))
+    after = run(world, 8)
+    assert [a["nodes"] for a in after["attempts"]][2:] == [2, 3]
+    assert world.conditions(KIND, NAME)["FullSize"] == ("True", "Grown")
+
+
+def test_a_node_that_is_gone_is_not_waited_for() -> None:
+    world = begun(workers={"nodes": 3, "minNodes": 2, "startTimeoutSeconds": 30})
+    node(world, "node-1")
+    node(world, "node-2")
+    node(world, "node-0", ready=False)
+    fail(world, failed("Failed", "Hang"))
+    run(world, 4)
+    stall(world)
+    assert status(world)["nodes"] == 2
+    assert events(world, "AvoidedNodesTaken") == []
 
 
 def test_growing_in_vain_falls_back_at_once() -> None:

@@ -72,6 +72,18 @@ def test_growing_in_vain_is_tried_less_often() -> None:
     assert may_grow(*vain, trains(3), minutes=70)
 
 
+def wanted(*attempts: Attempt, room: int | None = 4) -> int:
+    return size.wanted(status(*attempts, nodes=3), WORKERS, room)
+
+
+def test_a_smaller_group_that_ends_is_followed_by_a_full_one_when_there_is_room() -> None:
+    assert wanted(trains()) == 4
+    assert wanted(trains(), room=3) == 3
+    assert wanted(trains(), room=None) == 3
+    assert wanted(timeout(1)) == 3
+    assert wanted(trains(1), timeout(2), trains(3)) == 3
+
+
 def test_a_group_that_grew_has_little_time_to_be_whole() -> None:
     grown = [ended(1, 9, Cause.RESIZED, nodes=3), trains(2, nodes=4)]
     assert size.start_timeout(grown, spec().workers) == size.GROW_TIMEOUT
@@ -79,5 +91,5 @@ def test_a_group_that_grew_has_little_time_to_be_whole() -> None:
 
 
 def test_the_next_size_is_that_of_the_status_within_the_plan() -> None:
-    assert size.wanted(status(), WORKERS) == 4
-    assert size.wanted(status(nodes=3), WORKERS) == 3
+    assert size.wanted(status(), WORKERS, 4) == 4
+    assert size.wanted(status(nodes=3), WORKERS, 4) == 3

@@ -8,7 +8,7 @@ from anneal_api.runs import attempt_folder
 from anneal_operator import outcomes, times
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import attempts, avoid, faults, finish
-from anneal_operator.finetunejob.causes import POLICIES, End
+from anneal_operator.finetunejob.causes import POLICIES, Cause, End
 from anneal_operator.finetunejob.faults import Judgement
 from anneal_operator.finetunejob.resources import Site
 from anneal_operator.observed import JobView
@@ -30,7 +30,8 @@ def conclude(
     text = f"attempt {job.attempt} ({end.cause}){_where(draft.status.attempts[-1])}: {end.message}"
     draft.event("AttemptEnded", text, "attempt", str(job.attempt), warning=True)
     if end.node and POLICIES[end.cause].blames_node:
-        avoid.blame(draft, end.node)
+        unused = not draft.status.attempts[-1].training
+        avoid.blame(draft, end.node, same=unused and end.cause == Cause.NODE_LOST)
     draft.wake(faults.delay(draft.status, draft.uid))
 
 

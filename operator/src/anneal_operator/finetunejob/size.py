@@ -21,8 +21,14 @@ GROW_TIMEOUT = 180
 """Seconds a group that grew may take to be whole, at most: meanwhile nothing trains."""
 
 
-def wanted(status: FineTuneJobStatus, workers: Workers) -> int:
-    """Return the size of the next group."""
+def wanted(status: FineTuneJobStatus, workers: Workers, room: int | None) -> int:
+    """Return the size of the next group.
+
+    One that follows a smaller group that trained is a full one, if there is room: the restart is due anyway.
+    """
+    last = status.attempts[-1] if status.attempts else None
+    if last and last.training and room is not None and room >= workers.nodes and not _vain(status.attempts):
+        return workers.nodes
     return min(status.nodes or workers.nodes, workers.nodes)
 
 
@@ -64,12 +70,16 @@ def may_grow(status: FineTuneJobStatus, spec: FineTuneJobSpec, room: int | None,
 
 def grew(attempts: Sequence[Attempt]) -> bool:
     """Whether the last attempt is a try to grow."""
-    return len(attempts) > 1 and attempts[-2].cause == Cause.RESIZED
+    return len(attempts) > 1 and attempts[-2].nodes < attempts[-1].nodes
 
 
 def _stay(attempts: Sequence[Attempt]) -> float:
-    vain = sum(a.cause == Cause.RESIZED and b.cause == Cause.START_TIMEOUT for a, b in pairwise(attempts))
-    return float(min(LONGEST_STAY, STAY_SECONDS * 2**vain))
+    return float(min(LONGEST_STAY, STAY_SECONDS * 2 ** _vain(attempts)))
+
+
+def _vain(attempts: Sequence[Attempt]) -> int:
+    """Return how many times a group that grew was not whole."""
+    return sum(a.nodes < b.nodes and b.cause == Cause.START_TIMEOUT for a, b in pairwise(attempts))
 
 
 def _timeouts(attempts: Sequence[Attempt]) -> int:

@@ -33,9 +33,11 @@ def _resize(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, job
     """After a group that did not start: take avoided nodes again, or go on with fewer."""
     workers, tried = site.run.spec.workers, draft.status.attempts
     avoided = avoid.active(draft.status.avoided, times.parse(tried[-1].started))
-    room = nodes.room(observed.pool, avoided)
-    following = size.after_timeout(tried, workers, job.up, room, bool(avoided))
-    if avoided and following == tried[-1].nodes:
+    room, without = nodes.room(observed.pool, avoided), nodes.room(observed.pool)
+    # A node that is gone holds nobody up by being left out.
+    hindered = bool(avoided) and (room is None or without != room)
+    following = size.after_timeout(tried, workers, job.up, room, hindered)
+    if hindered and following == tried[-1].nodes:
         avoid.drop(draft, "the group was not whole without them")
     _set_size(draft, following, workers.nodes, f"after attempt {job.attempt}, which did not start")
 

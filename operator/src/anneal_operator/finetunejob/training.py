@@ -53,7 +53,8 @@ def _end_others(draft: Draft[FineTuneJobStatus], observed: Observed, attempt: At
 
 def _next(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> Attempt | None:
     """Begin the next attempt if it is due; its claim in the status is written before anything of it is made."""
-    wanted = size.wanted(draft.status, site.run.spec.workers)
+    room = nodes.room(observed.pool, avoid.suspects(draft.status.avoided, draft.now))
+    wanted = size.wanted(draft.status, site.run.spec.workers, room)
     if not draft.status.attempts:
         # After a lost status the newest group there is counts as the current attempt.
         seen = observed.children.of_stage("train")[-1:]

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.outcome import EXIT_CODES, Outcome
-from anneal_trainers.pod import out_of_memory
+from anneal_trainers.pod import out_of_memory, ranks
 from anneal_trainers.pod.launcher import Launcher
 from anneal_trainers.pod.progress import serve
 from anneal_trainers.pod.ranks import Limits, Rank
@@ -40,8 +40,8 @@ def launcher(
     words: Path | None = None,
 ) -> Launcher:
     commands = [[sys.executable, "-S", "-c", HEAD + code] for code in codes]
-    ranks = [{"RANK": str(n)} for n in range(len(codes))]
-    return Launcher(commands, ranks, Limits(start, hang), SPEC, dumps, words)
+    told = [{"RANK": str(n)} for n in range(len(codes))]
+    return Launcher(commands, told, Limits(start, hang), SPEC, dumps, words)
 
 
 @pytest.fixture(autouse=True)
@@ -197,6 +197,16 @@ def told_to_stop(group: Launcher) -> Outcome:
         group._start(command, {})
     group._terminated = True
     return group._watch()
+
+
+def test_a_rank_told_to_stop_whose_peers_are_gone_without_a_word_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranks, "STRANDED_SECONDS", 0.2)
+    began = time.monotonic()
+    found = told_to_stop(launcher("say({'phase': 'reduce'}); time.sleep(60)"))
+    assert (found.verdict, found.reason) == ("Retry", "PeerLost")
+    assert time.monotonic() - began < 20
 
 
 def test_a_rank_told_to_stop_may_end_after_the_others(tmp_path: Path) -> None:

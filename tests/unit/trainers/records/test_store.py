@@ -255,9 +255,24 @@ def test_a_copy_that_fails_lets_the_loop_on_and_is_raised_later(
     monkeypatch.setattr(Staging, "copy", fails)
     target = store(tmp_path)
     target.save(State(step=1), {"adapter": torch.ones(5)})
-    target.staged()
     with pytest.raises(MemoryError):
+        target.staged()  # where it is still too early for its words, the next save has them
         target.save(State(step=2), {"adapter": torch.ones(5)})
+
+
+def test_a_checkpoint_that_fails_is_heard_of_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write", fails)
+    target = store(tmp_path)
+    target.save(State(step=1), {"adapter": torch.ones(5)})
+    assert target._writer is not None
+    target._writer.join()
+    with pytest.raises(OSError, match="No space left"):
+        target.staged()
 
 
 def test_the_ledger_is_written_before_the_checkpoint_shows(

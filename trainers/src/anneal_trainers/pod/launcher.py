@@ -172,6 +172,10 @@ class Launcher:
                 return self.ranks[0].outcome or Outcome(verdict="Succeeded", reason="Done")
             if (hung := self._hung(time.monotonic())) is not None:
                 return self._end_hang(hung)
+            if self._terminated and (stranded := self._stranded(time.monotonic())) is not None:
+                self._kill()
+                text = f"stopped by SIGTERM while rank {stranded.number} of this pod waited for another pod"
+                return Outcome(verdict="Retry", reason="PeerLost", message=f"{text}, which gave no sign")
             time.sleep(POLL_SECONDS)
 
     def _let_end(self) -> None:
@@ -205,6 +209,11 @@ class Launcher:
             if rank.process.poll() is None and now - rank.heard > self._limits.of(rank)
         ]
         return min(silent, key=lambda rank: (rank.phase == "reduce", rank.heard), default=None)
+
+    def _stranded(self, now: float) -> Rank | None:
+        """Return a rank that cannot save after SIGTERM: its peers' node was lost, and with it their answer."""
+        waits = (rank for rank in self.ranks if rank.process.poll() is None and rank.strands(now))
+        return next(waits, None)
 
     def _describe(self, rank: Rank) -> Outcome:
         _show(rank)

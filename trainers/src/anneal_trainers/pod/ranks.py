@@ -13,6 +13,8 @@ from anneal_api.outcome import Outcome
 
 SLOW_PHASES = ("save", "publish")
 """Phases of a rank that wait for storage: gigabytes may be written, hashed and read back in silence."""
+STRANDED_SECONDS = 10.0
+"""How long a rank that was told to end may wait for its peers at least; twice a step where steps take longer."""
 RECENT_STEPS = 100
 """Steps whose median says how long one takes."""
 
@@ -50,6 +52,11 @@ class Rank:
             self.stepped, self.progress = now, message["progress"]
             if self.number == 0:
                 print(json.dumps(self.progress), flush=True)  # the pod's log
+
+    def strands(self, now: float) -> bool:
+        """Whether it waits for a peer for so long that it will not get to save: one is gone without a word."""
+        usual = max(STRANDED_SECONDS, 2 * statistics.median(self.steps or [0.0]))
+        return self.phase == "reduce" and not self.writing and now - self.heard > usual
 
 
 @dataclass(frozen=True)

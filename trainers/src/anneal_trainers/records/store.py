@@ -89,9 +89,14 @@ class Store:
         self._writer.start()
 
     def staged(self) -> None:
-        """Return when the tensors of the last save may change; what went wrong is raised by `wait()`."""
+        """Return when the tensors of the last save may change.
+
+        Raises what a writing since has raised: each step that follows a checkpoint that failed would be lost.
+        """
         with self._waiting():
             self._staged.wait()
+        if self._error is not None:
+            self.wait()
 
     def wait(self) -> None:
         """Return when nothing is being written; raise what the last writing raised."""
