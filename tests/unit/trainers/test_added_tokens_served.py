@@ -16,7 +16,7 @@ from anneal_runtime.artifacts import published
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving import engine, gate, inspect_stage, quantize
 from anneal_serving.checkpoint import EMBEDDING, Checkpoint
-from anneal_serving.triton import scheduler
+from anneal_serving.triton import grammar, scheduler
 from anneal_trainers import export, prepare, train
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
@@ -113,9 +113,10 @@ def generated(built: ArtifactRef, prompts: list[list[int]]) -> list[list[int]]:
     """Return what the engine writes after each prompt, by the code of a replica."""
     manifest = published(built.uri)
     assert manifest is not None
-    assert scheduler.vocabulary_of(folder(built)) == 515
-    limits = scheduler.Limits(slots=4, sequence=128)
-    pipeline = scheduler.open_pipeline(folder(built), limits, manifest.metadata["properties"])
+    vocabulary, limits = scheduler.vocabulary_of(folder(built)), scheduler.Limits(slots=4, sequence=128)
+    assert vocabulary == 515
+    tokenizer = grammar.tokenizer_of(folder(built) / "tokenizer.json", 2, vocabulary)
+    pipeline = scheduler.open_pipeline(folder(built), limits, manifest.metadata["properties"], tokenizer)
     greedy = [
         scheduler.generation_config(scheduler.Generation(i, 6, frozenset([2]), top_k=1)) for i in prompts
     ]
