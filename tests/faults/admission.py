@@ -22,6 +22,8 @@ LEFT_OUT = ("publishNotReadyAddresses", "readOnly", "env", "nodeSelector", "tole
 POD = ("f:spec", "f:template", "f:spec")
 OWNERS = ("f:metadata", "f:ownerReferences")
 
+DIRECTIVES = ("nodeSelector", "affinity", "tolerations", "schedulingGates")
+
 SHAPES = {
     "FineTuneJob": Shape({OWNERS: ("uid",), ("f:spec", "f:tasks"): ("name",), ("f:status", "f:conditions"): ("type",)}),
     "ModelDeployment": Shape({OWNERS: ("uid",), ("f:status", "f:conditions"): ("type",)}),
@@ -98,12 +100,21 @@ def _without_empty(value: Any) -> Any:
 def _check_fixed(kind: str, old: Object, new: Object) -> None:
     if old.get("immutable") and (not new.get("immutable") or new.get("data") != old.get("data")):
         raise invalid("data: Forbidden: field is immutable when `immutable` is set")
-    if kind == "Job" and new["spec"].get("template") != old["spec"].get("template"):
+    if kind == "Job" and _fixed_template(old, old) != _fixed_template(new, old):
         raise invalid("spec.template: field is immutable")
     if kind in ("Deployment",) and new["spec"].get("selector") != old["spec"].get("selector"):
         raise invalid("spec.selector: field is immutable")
     if kind == "Service" and new["spec"].get("clusterIP") != old["spec"].get("clusterIP"):
         raise invalid("spec.clusterIP: field is immutable")
+
+
+def _fixed_template(job: Object, old: Object) -> Object:
+    """Return what of a Job's template cannot change: a Job that is held back and has not begun may be told where to
+    run (KEP-2926)."""
+    template: Object = job["spec"].get("template") or {}
+    if not old["spec"].get("suspend") or old.get("status", {}).get("startTime"):
+        return template
+    return {"spec": {n: v for n, v in template.get("spec", {}).items() if n not in DIRECTIVES}}
 
 
 def _pod_spec(spec: Object, restart: str) -> Object:

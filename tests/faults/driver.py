@@ -149,6 +149,20 @@ class Driver(World):
         uid = found["metadata"]["uid"] if found else None
         return [what for what, owner in self.cluster.changes if uid in (None, owner)]
 
+    def told(self, kind: str, name: str) -> list[str]:
+        """Return the Events about the resource that is there now; what tells of a fault itself aside."""
+        found = self.server.get(kind, NAMESPACE, name)
+        uid = found["metadata"]["uid"] if found else ""
+        events = self.server.select("Event", NAMESPACE)
+        own = (e for e in events if e["involvedObject"]["uid"] == uid and e["reason"] != "WriteFailed")
+        return sorted(masked(f"{event['reason']}: {event['message']}") for event in own)
+
+    def restless(self, kind: str, name: str) -> list[str]:
+        """Return what one more look writes, by an operator that has just started and that nothing disturbs."""
+        rested = Faulty(self.server, Plan(self.plan.scenario))
+        Reconciler(rested, self.pods, self.config, lambda: self.now).reconcile(self.key(kind, name))
+        return [f"{what} once more" for what, _ in rested.changes]
+
 
 PASSING = ("uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp")
 
@@ -156,7 +170,11 @@ PASSING = ("uid", "resourceVersion", "creationTimestamp", "generation", "deletio
 def told(obj: Object) -> str:
     """Return an object as text, without what time and chance put into it."""
     meta = {name: value for name, value in obj["metadata"].items() if name not in PASSING}
-    text = json.dumps({**obj, "metadata": meta}, sort_keys=True)
+    return masked(json.dumps({**obj, "metadata": meta}, sort_keys=True))
+
+
+def masked(text: str) -> str:
+    """Return a text without times, UIDs, and the hashes that follow from them."""
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?Z", "TIME", text)
     text = re.sub(r"uid-\d+", "UID", text)
     return re.sub(r"(?<![0-9a-f])[0-9a-f]{10,64}(?![0-9a-f])", _hash, text)

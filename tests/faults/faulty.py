@@ -40,6 +40,9 @@ class Faulty:
         self.looks = 0
         self.changes: list[tuple[str, str]] = []
         """Verb and object, and the UID of the resource it was written for."""
+        self.offences: list[str] = []
+        """Writes of status that no look should make: a second one, or one that changes nothing."""
+        self._statuses = 0
         self._old: dict[Any, Object] | None = None
         self._first = False
         self._random = random.Random(plan.at)
@@ -47,7 +50,7 @@ class Faulty:
     def look(self) -> None:
         """A reconcile begins; under a read fault it sees the past, as an informer that has fallen behind does."""
         self.looks += 1
-        self._first = True
+        self._first, self._statuses = True, 0
         ill = self.plan.fault in READ_FAULTS and self.plan.at <= self.looks < self.plan.at + SPELL
         self._old = as_of(self.server.history, self.server.version - LAG) if ill else None
 
@@ -82,7 +85,12 @@ class Faulty:
         return self._write("apply", obj, lambda: self.server.apply(obj))
 
     def update_status(self, obj: Object) -> Object:
-        return self._write("status", obj, lambda: self.server.update_status(obj))
+        self._statuses += 1
+        before = self.server.version
+        answer = self._write("status", obj, lambda: self.server.update_status(obj))
+        if self._statuses > 1 or self.server.version == before:
+            self.offences.append(f"look {self.looks}: write {self._statuses} of a status")
+        return answer
 
     def set_finalizers(self, obj: Object, finalizers: list[str]) -> Object:
         return self._write("finalizers", obj, lambda: self.server.set_finalizers(obj, finalizers))

@@ -1,6 +1,6 @@
 """What others do to the operator's objects in the middle of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api_server import Object, copied
@@ -12,8 +12,8 @@ class Meddler:
     """One kind of meddling, where it makes sense, and how many writes undo it."""
 
     act: Callable[[World], None]
-    scenarios: Sequence[str]
-    ticks: Sequence[int]
+    where: Mapping[str, Sequence[int]]
+    """Ticks by scenario."""
     costs: int
     stays: str = ""
     """Field of the objects' metadata that stays as it was left."""
@@ -21,10 +21,11 @@ class Meddler:
 
 def recreate(world: World) -> None:
     """Delete the resource and make it again under the same name."""
-    held = world.server.get("FineTuneJob", NAMESPACE, "tune")
-    assert held is not None
-    world.server.remove("FineTuneJob", NAMESPACE, "tune")
-    meta = {"name": "tune", "namespace": NAMESPACE}
+    found = [(k, n) for k, _, n in world.server.objects if k in ("FineTuneJob", "ModelDeployment")]
+    kind, name = found[0]
+    held = world.resource(kind, name)
+    world.server.remove(kind, NAMESPACE, name)
+    meta = {"name": name, "namespace": NAMESPACE}
     world.server.put({**{field: held[field] for field in ("apiVersion", "kind", "spec")}, "metadata": meta})
 
 
@@ -59,11 +60,25 @@ def drift(world: World) -> None:
             world.server.put({**copied(obj), "spec": spec})
 
 
-LONG = ("changed-in-flight", "not-whole")
+EARLY = ("changed-in-flight", "corrected", "extended", "late", "not-whole", "preempted", "queue-evicted", "queued",
+         "result-lost", "shrunk-and-grown", "suspended", "suspended-preparing", "beyond-budget", "scaled",
+         "taken-over")  # fmt: skip
+"""What happens in these comes later than their first ticks."""
+RECREATED = {
+    **dict.fromkeys(("plain", "unmerged", "reused", "served"), range(1, 9)),
+    **dict.fromkeys(EARLY, range(1, 4)),
+}
+
+
+def during(ticks: Sequence[int]) -> dict[str, Sequence[int]]:
+    """Return the scenarios that train for long, with ticks within that time."""
+    return dict.fromkeys(("changed-in-flight", "not-whole"), ticks)
+
+
 MEDDLERS = {
-    "recreated": Meddler(recreate, ("plain", "unmerged", "reused"), range(1, 9), 0),
-    "unlabelled": Meddler(unlabel, LONG, range(5, 9), 1),
-    "disowned": Meddler(disown, LONG, range(5, 9), 1),
-    "plan-unlabelled": Meddler(unlabel_plan, LONG, range(4, 9), 0, "labels"),
-    "drifted": Meddler(drift, LONG, range(5, 8), 1),
+    "recreated": Meddler(recreate, RECREATED, 0),
+    "unlabelled": Meddler(unlabel, during(range(5, 9)), 1),
+    "disowned": Meddler(disown, during(range(5, 9)), 1),
+    "plan-unlabelled": Meddler(unlabel_plan, during(range(4, 9)), 0, "labels"),
+    "drifted": Meddler(drift, during(range(5, 8)), 1),
 }

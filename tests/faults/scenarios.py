@@ -1,31 +1,31 @@
-"""What users and nodes do: what is created, what happens at which tick, and for how many ticks to watch."""
+"""The scenarios of the campaign: what is created, what happens at which tick, and for how many ticks to watch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+import steps
 from driver import Driver
-from world import (
-    GOOD,
-    NAMESPACE,
-    REFS,
-    deployment_inspected,
-    failed,
-    finetunejob,
-    gated,
-    inspected,
-    modeldeployment,
-    succeeded,
+from stage_player import NO_ROOM
+from steps import (
+    OTHER,
+    WAIT,
+    Step,
+    attempt,
+    both,
+    change,
+    delete,
+    has,
+    job,
+    outcome,
+    pod_status,
+    served,
+    serving,
+    train_ends,
+    when,
 )
-from world import ref as artifact
+from world import GOOD, NAMESPACE, failed, gated, succeeded
 
 from anneal_api.outcome import Outcome
-
-Step = Callable[[Driver], object]
-WAIT = object()
-"""What a step returns whose time has not come."""
-MODEL = {"uri": REFS["export"].uri}
-OTHER = {"uri": artifact("model", "8").uri}
 
 
 @dataclass(frozen=True)
@@ -70,121 +70,9 @@ class Scenario:
         return settled and current and held.get(self.goal[0]) == self.goal[1]
 
 
-def job(published: tuple[str, ...] = (), train: list[Outcome | None] | None = None, **fields: Any) -> Step:
-    """Return the step that creates a FineTuneJob; `train` scripts its attempts."""
-
-    def begin(world: Driver) -> None:
-        world.player.default["inspect"] = inspected(*published)
-        if train is not None:
-            world.player.scripts["train"] = list(train)
-        world.server.put(finetunejob(**fields))
-
-    return begin
-
-
-def change(**fields: Any) -> Step:
-    """Return the step that sets the FineTuneJob's whole spec anew."""
-    return lambda world: world.server.put(finetunejob(**fields))
-
-
-def served(**fields: Any) -> Step:
-    """Return the step that creates or changes a ModelDeployment."""
-
-    def step(world: Driver) -> None:
-        letter = "8" if fields.get("model") == OTHER else "4"
-        world.player.default["inspect"] = deployment_inspected(letter=letter)
-        world.server.put(modeldeployment(**({"model": MODEL} | fields)))
-
-    return step
-
-
-def both(*steps: Step) -> Step:
-    def step(world: Driver) -> None:
-        for one in steps:
-            one(world)
-
-    return step
-
-
-def outcome(stage: str, result: Outcome) -> Step:
-    def step(world: Driver) -> None:
-        world.player.default[stage] = result
-
-    return step
-
-
-def delete(world: Driver) -> None:
-    world.server.remove("FineTuneJob", NAMESPACE, "tune")
-
-
-def has(type_: str, status: str = "True") -> Callable[[Driver], bool]:
-    """Return the check that the FineTuneJob has a condition."""
-    return lambda world: world.conditions("FineTuneJob", "tune").get(type_, ("", ""))[0] == status
-
-
-def serving(world: Driver) -> bool:
-    return world.conditions("ModelDeployment", "serve").get("Ready", ("", ""))[0] == "True"
-
-
-def refused_by_gate(world: Driver) -> bool:
-    return world.conditions("ModelDeployment", "serve").get("GatePassed", ("", ""))[0] == "False"
-
-
-def attempt(number: int) -> Callable[[Driver], bool]:
-    """Return the check that the Job of an attempt is there."""
-    return lambda world: any(
-        j["metadata"]["labels"].get("anneal.dev/attempt") == str(number) for j in world.jobs("train")
-    )
-
-
-def when(check: Callable[[Driver], bool], step: Step) -> Step:
-    """Return the step that waits for something."""
-    return lambda world: step(world) if check(world) else WAIT
-
-
-def train_ends(world: Driver) -> None:
-    """Let the group that trains come to its end."""
-    world.player.scripts["train"] = []
-
-
-def pod_status(index: int, **status: Any) -> Step:
-    """Return the step that changes the status of a pod of the training group."""
-
-    def step(world: Driver) -> object:
-        pods = [p for j in world.jobs("train") for p in world.player.pods(j)]
-        if len(pods) <= index:
-            return WAIT
-        name = pods[index]["metadata"]["name"]
-        world.server.set_status("Pod", NAMESPACE, name, {**pods[index]["status"], **status})
-        return None
-
-    return step
-
-
-def holds_prepare(world: Driver) -> None:
-    """Let the prepare stage run until a step ends it."""
-    world.player.default.pop("prepare")
-
-
-def lose_result(world: Driver) -> object:
-    """End the prepare stage, and take its pods before anybody has read what they reported."""
-    found = [j for j in world.jobs("prepare") if world.player.pods(j)]
-    if not found:
-        return WAIT
-    world.player.end(found[0], GOOD["prepare"])
-    for pod in world.player.pods(found[0]):
-        world.server.remove("Pod", NAMESPACE, pod["metadata"]["name"])
-    world.player.default["inspect"] = inspected("prepare")
-    return None
-
-
-def refuse_first(world: Driver) -> None:
-    world.player.scripts["inspect"] = [failed("Refused", "DataNotFound", "no such file")]
-
-
 GONE = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-NO_ROOM = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}
 COMPLETE, FAILED = ("Complete", "True"), ("Failed", "True")
+GONE_FOR_GOOD = ("", "")
 KEPT = {"output": {"uri": "pvc://store/anneal", "deletionPolicy": "Delete"}}
 RUNS: list[Outcome | None] = [None] * 200
 
@@ -227,11 +115,11 @@ ALL = [
     ),
     Scenario("reused", job(("prepare", "train")), COMPLETE, 16),
     Scenario("all-published", job(("train", "evaluate", "export")), COMPLETE, 12),
-    Scenario("deleted", job(train=RUNS), ("", ""), 12, {7: delete}),
-    Scenario("artifacts-deleted", job(**KEPT), ("", ""), 30, {16: delete}),
-    Scenario("corrected", both(refuse_first, job()), COMPLETE, 30, {4: change(data={"maxLength": 2048})}),
-    Scenario("result-lost", both(holds_prepare, job()), COMPLETE, 24, {4: lose_result}),
-    Scenario("expired", job(ttlSecondsAfterFinished=60), ("", ""), 40),
+    Scenario("deleted", job(train=RUNS), GONE_FOR_GOOD, 12, {7: delete}),
+    Scenario("artifacts-deleted", job(**KEPT), GONE_FOR_GOOD, 30, {16: delete}),
+    Scenario("corrected", both(steps.fails_once("inspect", failed("Refused", "DataNotFound", "no such file")), job()), COMPLETE, 30, {4: change(data={"maxLength": 2048})}),
+    Scenario("result-lost", both(steps.hold("prepare"), job()), COMPLETE, 24, {4: steps.lose_result}),
+    Scenario("expired", job(ttlSecondsAfterFinished=60), GONE_FOR_GOOD, 40),
     Scenario("late", job(train=RUNS, activeDeadlineSeconds=60), FAILED, 24),
     Scenario(
         "changed-in-flight",
@@ -258,8 +146,149 @@ ALL = [
         both(outcome("gate", succeeded(gated(kl=0.5))), served()),
         ("Ready", "True"),
         24,
-        {12: when(refused_by_gate, served(gate={"maxLogitKL": 0.6}))},
+        {12: when(steps.refused_by_gate, served(gate={"maxLogitKL": 0.6}))},
         "ModelDeployment",
     ),
 ]  # fmt: skip
+SMALL = {"nodes": 2, "minNodes": 1, "startTimeoutSeconds": 30}
+HALF_AN_HOUR = 1800
+SHRINKS: dict[int, Step] = {
+    14: when(attempt(2), steps.progress(2, 10, 10)),
+    18: when(steps.shown(10), both(steps.node("node-1"), steps.progress(2, 30, 20))),
+    22: when(steps.shown(30), steps.pass_time(HALF_AN_HOUR)),
+}
+SIZES = [
+    Scenario(
+        "shrunk-and-grown",
+        both(steps.node("node-0"), steps.node("node-1", ready=False), steps.room(1), job(train=RUNS, workers=SMALL)),
+        COMPLETE,
+        40,
+        {**SHRINKS, 23: steps.room(2), 28: when(attempt(3), train_ends)},
+    ),
+    Scenario(
+        "grown-in-vain",
+        both(steps.node("node-0"), steps.node("node-1", ready=False), steps.room(1), job(train=RUNS, workers=SMALL)),
+        COMPLETE,
+        50,
+        {**SHRINKS, 28: when(attempt(4), train_ends)},
+    ),
+]  # fmt: skip
+QUEUED = job(train=RUNS, queueName="gpus")
+KUEUE = [
+    Scenario(
+        "queued",
+        QUEUED,
+        COMPLETE,
+        24,
+        {4: steps.waits, 8: steps.admit(1), 11: when(has("Training"), train_ends)},
+    ),
+    Scenario(
+        "queue-evicted",
+        QUEUED,
+        COMPLETE,
+        30,
+        {
+            4: steps.admit(1),
+            8: when(has("Training"), steps.evict(1)),
+            11: steps.admit(2),
+            14: when(has("Training"), train_ends),
+        },
+    ),
+    Scenario("queued-and-deleted", QUEUED, GONE_FOR_GOOD, 12, {5: steps.waits, 7: delete}),
+]
+BY_HAND = [
+    Scenario(
+        "retried-by-hand",
+        job(train=[failed("Refused", "BadTemplate")]),
+        COMPLETE,
+        24,
+        {8: when(has("Failed"), steps.annotate("once more"))},
+    ),
+    Scenario(
+        "stage-retried-by-hand",
+        both(steps.fails_once("prepare", failed("Failed", "OutOfDisk")), job()),
+        COMPLETE,
+        24,
+        {8: when(has("Failed"), steps.annotate("once more"))},
+    ),
+    Scenario("suspended-from-the-start", job(suspend=True), COMPLETE, 24, {4: when(has("Suspended"), change())}),
+    Scenario(
+        "suspended-preparing",
+        both(steps.hold("prepare"), job()),
+        COMPLETE,
+        24,
+        {
+            4: when(steps.runs("prepare"), both(change(suspend=True), outcome("prepare", GOOD["prepare"]))),
+            8: when(has("Suspended"), change()),
+        },
+    ),
+    Scenario("changed-while-inspected", both(job(), steps.hold("inspect")), COMPLETE, 24, {3: when(steps.runs("inspect"), job(adapter={"rank": 8}))}),
+    Scenario("extended", job(train=RUNS, activeDeadlineSeconds=60), COMPLETE, 24, {6: when(has("Training"), change()), 16: train_ends}),
+    Scenario(
+        "late-although-suspended",
+        job(train=RUNS, activeDeadlineSeconds=60),
+        FAILED,
+        40,
+        {
+            6: when(has("Training"), change(suspend=True, activeDeadlineSeconds=60)),
+            9: when(has("Suspended"), steps.pass_time(600)),
+            10: change(activeDeadlineSeconds=60),
+        },
+    ),
+    Scenario("expired-later", job(), GONE_FOR_GOOD, 24, {14: when(has("Complete"), change(ttlSecondsAfterFinished=5))}),
+    Scenario("expired-with-artifacts", job(**KEPT, ttlSecondsAfterFinished=60), GONE_FOR_GOOD, 40),
+]  # fmt: skip
+DELETED = [
+    *(
+        Scenario(f"deleted-in-{stage}", both(job(), steps.hold(stage)), GONE_FOR_GOOD, 10, {3: when(steps.runs(stage), delete)})
+        for stage in ("inspect", "prepare", "evaluate")
+    ),
+    Scenario("deleted-when-complete", job(), GONE_FOR_GOOD, 16, {14: when(has("Complete"), delete)}),
+    Scenario(
+        "deleted-when-suspended",
+        job(train=RUNS, **KEPT),
+        GONE_FOR_GOOD,
+        24,
+        {6: when(has("Training"), change(suspend=True, **KEPT)), 9: when(has("Suspended"), delete)},
+    ),
+    Scenario("artifacts-deleted-in-training", job(train=RUNS, **KEPT), GONE_FOR_GOOD, 20, {7: when(has("Training"), delete)}),
+]  # fmt: skip
+DEPLOYED = [
+    Scenario(
+        "followed",
+        both(steps.follow_job, job()),
+        ("Ready", "True"),
+        40,
+        {1: when(has("Complete"), steps.inspects_deployment)},
+        "ModelDeployment",
+    ),
+    Scenario(
+        "scaled",
+        served(),
+        ("Ready", "True"),
+        24,
+        {12: when(serving, served(replicas=3)), 16: when(serving, served(replicas=1))},
+        "ModelDeployment",
+    ),
+    Scenario(
+        "build-retried",
+        both(steps.fails_once("quantize", failed("Failed", "OutOfDisk")), served()),
+        ("Ready", "True"),
+        30,
+        {6: when(steps.runs("quantize"), steps.pass_time(600))},
+        "ModelDeployment",
+    ),
+    Scenario(
+        "undeployed-in-build",
+        both(served(), steps.hold("engine")),
+        GONE_FOR_GOOD,
+        12,
+        {4: when(steps.runs("engine"), steps.delete_deployment)},
+        "ModelDeployment",
+    ),
+    Scenario(
+        "undeployed", served(), GONE_FOR_GOOD, 16, {12: when(serving, steps.delete_deployment)}, "ModelDeployment"
+    ),
+]  # fmt: skip
+ALL += [*SIZES, *KUEUE, *BY_HAND, *DELETED, *DEPLOYED]
 BY_NAME = {scenario.name: scenario for scenario in ALL}

@@ -10,6 +10,8 @@ from anneal_api.base import LABEL_ATTEMPT, LABEL_STAGE
 from anneal_api.outcome import EXIT_CODES, Outcome
 
 Script = list[Outcome | None]
+NO_ROOM = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}
+WITHOUT_NODE = {"phase": "Pending", "conditions": [NO_ROOM]}
 
 
 class Player:
@@ -20,14 +22,15 @@ class Player:
         self.scripts: dict[str, Script] = defaultdict(list)
         self.default: dict[str, Outcome] = {}
         self.played: list[tuple[str, str]] = []
+        self.room = 40
+        """How many pods of one Job find a node; the others wait for one."""
         self._clock = clock
 
     def play(self) -> None:
         """Let every Job start, and end if its script says so; let every Deployment become ready."""
         for obj in list(self.server.objects.values()):
-            if obj["kind"] == "Job" and not _over(obj) and not obj["spec"].get("suspend"):
-                self._start(obj)
-                self._end(obj)
+            if obj["kind"] == "Job" and not _over(obj):
+                self._play(obj)
             if obj["kind"] == "Deployment":
                 self._deploy(obj)
         self.server.collect()
@@ -40,6 +43,23 @@ class Player:
             if o["kind"] == "Pod" and any(r["uid"] == uid for r in o["metadata"]["ownerReferences"])
         ]
 
+    def _play(self, job: Object) -> None:
+        held = bool(job["spec"].get("suspend"))
+        if held != _held(job):
+            self._hold(job, held)
+        if not held:
+            self._start(job)
+            self._end(job)
+
+    def _hold(self, job: Object, held: bool) -> None:
+        """Say that a Job is suspended, and end its pods; or that it no longer is."""
+        meta, now = job["metadata"], self._clock()
+        for pod in self.pods(job) if held else []:
+            self.server.remove("Pod", meta["namespace"], pod["metadata"]["name"])
+        said = {"type": "Suspended", "status": str(held), "lastTransitionTime": now}
+        began = {} if held else {"startTime": now}
+        self.server.set_status("Job", meta["namespace"], meta["name"], {"conditions": [said], **began})
+
     def _start(self, job: Object) -> None:
         if self.pods(job):
             return
@@ -48,7 +68,8 @@ class Player:
 
     def _pod(self, job: Object, index: int) -> Object:
         meta, template = job["metadata"], job["spec"]["template"]
-        name = f"{meta['name']}-{index}"
+        # Like the Job controller's random suffix: a Job made anew meets no pod of the one before it.
+        name, placed = f"{meta['name']}-{index}-{_suffix(meta['uid'])}", index < self.room
         return {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -64,12 +85,8 @@ class Player:
                     {"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
                 ],
             },
-            "spec": {**template["spec"], "nodeName": _nodes(template["spec"])[index]},
-            "status": {
-                "phase": "Running",
-                "podIP": f"10.0.0.{index + 1}",
-                "containerStatuses": [{"name": "main", "state": {"running": {}}}],
-            },
+            "spec": {**template["spec"], "nodeName": _nodes(template["spec"])[index] if placed else ""},
+            "status": _running(index) if placed else WITHOUT_NODE,
         }
 
     def _end(self, job: Object) -> None:
@@ -133,5 +150,24 @@ def _nodes(pod: Object) -> list[str]:
     return [name for name in (f"node-{n}" for n in range(40)) if name not in avoided]
 
 
+def _running(index: int) -> Object:
+    return {
+        "phase": "Running",
+        "podIP": f"10.0.0.{index + 1}",
+        "containerStatuses": [{"name": "main", "state": {"running": {}}}],
+    }
+
+
+def _suffix(uid: str) -> str:
+    """Return ten hex digits for a UID of the server in memory."""
+    return f"{int(uid.rpartition('-')[2]):010x}"
+
+
 def _over(job: Object) -> bool:
-    return bool(job.get("status", {}).get("conditions"))
+    return any(c["type"] in ("Complete", "Failed") for c in job.get("status", {}).get("conditions", []))
+
+
+def _held(job: Object) -> bool:
+    """Whether the Job controller has noticed that a Job is suspended."""
+    held = [c for c in job.get("status", {}).get("conditions", []) if c["type"] == "Suspended"]
+    return any(c["status"] == "True" for c in held)
