@@ -77,7 +77,8 @@ def divergence(plan: Plan) -> str:
         return "another end"
     if run.offences:
         return f"needless writes: {run.offences}"
-    if again := {text: count for text, count in run.told.items() if count > max(1, calm.told[text])}:
+    often = 2 if plan.fault == "lagging" else 1
+    if again := {text: count for text, count in run.told.items() if count > max(often, calm.told[text])}:
         return f"events told again: {again}"
     left, wanted = _seen(plan, run.state), _seen(plan, calm.state)
     if left != wanted:
