@@ -12,17 +12,17 @@ DAYS = "3650"
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 SERVER_NAMES = (
     "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,"
-    f"DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:{settings.ADDRESS},IP:10.96.0.1"
+    "DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:10.96.0.1"
 )
 
 
-def authority() -> None:
+def authority(place: settings.Place = settings.LOCAL) -> None:
     """The authority, and the key pair that signs service account tokens."""
-    settings.PKI.mkdir(parents=True, exist_ok=True)
-    settings.PKI.chmod(0o700)
-    if (settings.PKI / "service-accounts.pub").exists():
+    place.pki.mkdir(parents=True, exist_ok=True)
+    place.pki.chmod(0o700)
+    if (place.pki / "service-accounts.pub").exists():
         return
-    key, certificate = settings.PKI / "ca.key", settings.PKI / "ca.crt"
+    key, certificate = place.pki / "ca.key", place.pki / "ca.crt"
     shell.run(
         "openssl",
         "req",
@@ -37,7 +37,7 @@ def authority() -> None:
         "-out",
         certificate,
     )
-    service_accounts(settings.PKI)
+    service_accounts(place.pki)
 
 
 def service_accounts(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -50,21 +50,25 @@ def service_accounts(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def issue(
-    name: str, user: str, group: str | None = None, extensions: str = "extendedKeyUsage=clientAuth"
+    name: str,
+    user: str,
+    group: str | None = None,
+    extensions: str = "extendedKeyUsage=clientAuth",
+    place: settings.Place = settings.LOCAL,
 ) -> None:
     """A key and a certificate in which CN is the user and O the group."""
-    key, request, certificate = (settings.PKI / f"{name}.{suffix}" for suffix in ("key", "csr", "crt"))
+    key, request, certificate = (place.pki / f"{name}.{suffix}" for suffix in ("key", "csr", "crt"))
     if certificate.exists():
         return
     subject = (f"/O={group}" if group else "") + f"/CN={user}"
     shell.run("openssl", "req", *NEW_KEY, "-subj", subject, "-keyout", key, "-out", request)
-    wanted = settings.PKI / f"{name}.ext"
+    wanted = place.pki / f"{name}.ext"
     wanted.write_text(extensions)
     signer = (
         "-CA",
-        settings.PKI / "ca.crt",
+        place.pki / "ca.crt",
         "-CAkey",
-        settings.PKI / "ca.key",
+        place.pki / "ca.key",
         "-set_serial",
         f"0x{secrets.token_hex(8)}",
     )
@@ -86,37 +90,45 @@ def issue(
     wanted.unlink()
 
 
-def server() -> None:
+def server(place: settings.Place = settings.LOCAL) -> None:
     """The API server's own, and the one with which it calls kubelets."""
     issue(
         "apiserver",
         "kube-apiserver",
-        extensions=f"subjectAltName={SERVER_NAMES}\nextendedKeyUsage=serverAuth",
+        extensions=f"subjectAltName={SERVER_NAMES},IP:{place.address}\nextendedKeyUsage=serverAuth",
+        place=place,
     )
-    issue("apiserver-kubelet", "kube-apiserver-kubelet-client", "system:masters")
+    issue("apiserver-kubelet", "kube-apiserver-kubelet-client", "system:masters", place=place)
 
 
 def kubeconfig(
-    name: str, user: str, group: str | None = None, path: pathlib.Path | None = None
+    name: str,
+    user: str,
+    group: str | None = None,
+    path: pathlib.Path | None = None,
+    place: settings.Place = settings.LOCAL,
 ) -> pathlib.Path:
     """A kubeconfig with its certificate inside, written in JSON, which is YAML too."""
-    issue(name, user, group)
-    path = path or settings.PKI / f"{name}.kubeconfig"
+    issue(name, user, group, place=place)
+    path = path or place.pki / f"{name}.kubeconfig"
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
             {
                 "name": settings.CONTEXT,
-                "cluster": {"server": settings.API_SERVER, "certificate-authority-data": encoded("ca.crt")},
+                "cluster": {
+                    "server": place.api_server,
+                    "certificate-authority-data": encoded("ca.crt", place),
+                },
             }
         ],
         "users": [
             {
                 "name": name,
                 "user": {
-                    "client-certificate-data": encoded(f"{name}.crt"),
-                    "client-key-data": encoded(f"{name}.key"),
+                    "client-certificate-data": encoded(f"{name}.crt", place),
+                    "client-key-data": encoded(f"{name}.key", place),
                 },
             }
         ],
@@ -129,6 +141,6 @@ def kubeconfig(
     return path
 
 
-def encoded(name: str) -> str:
+def encoded(name: str, place: settings.Place = settings.LOCAL) -> str:
     """A file of the PKI folder as kubeconfigs want it."""
-    return base64.b64encode((settings.PKI / name).read_bytes()).decode()
+    return base64.b64encode((place.pki / name).read_bytes()).decode()

@@ -9,7 +9,7 @@ import urllib.request
 
 from cluster import certificates, processes, settings, shell, tools
 
-ETCD = "http://127.0.0.1:23790"
+Rule = dict[str, object]
 # A lost node is NotReady after this; the default of 50 s makes every test of a fault slow.
 NODE_GRACE = "16s"
 
@@ -41,8 +41,12 @@ def restart() -> None:
 
 def etcd() -> None:
     """One member, whose data outlives a restart of the control plane."""
-    folder = settings.STATE / "etcd"
-    processes.start("etcd", *etcd_command(folder, ETCD, "http://127.0.0.1:23800"))
+    processes.start("etcd", *etcd_of(settings.LOCAL))
+
+
+def etcd_of(place: settings.Place) -> list[object]:
+    """The etcd of a control plane."""
+    return etcd_command(place.state / "etcd", place.etcd, f"http://127.0.0.1:{place.etcd_port + 10}")
 
 
 def etcd_command(folder: pathlib.Path, clients: str, peers: str) -> list[object]:
@@ -63,13 +67,21 @@ def etcd_command(folder: pathlib.Path, clients: str, peers: str) -> list[object]
 
 
 def api_server() -> None:
-    """Node authorisation and Pod Security as in any real cluster."""
-    pki = settings.PKI
+    """Audited: who wrote what and when, for pods in the operator's namespace."""
+    audited: list[Rule] = [
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts:anneal-system"]},
+        {"level": "None"},
+    ]
+    processes.start("kube-apiserver", *api_server_of(settings.LOCAL, audited))
+
+
+def api_server_of(place: settings.Place, audited: list[Rule]) -> list[object]:
+    """Node authorisation and Pod Security as in any real cluster; `audited` are audit rules about writes."""
+    pki = place.pki
     keys = (pki / "service-accounts.key", pki / "service-accounts.pub")
-    processes.start(
-        "kube-apiserver",
-        *api_server_command(ETCD, settings.ADDRESS, 6443, *keys),
-        f"--advertise-address={settings.ADDRESS}",
+    return [
+        *api_server_command(place.etcd, place.address, place.api_port, *keys),
+        f"--advertise-address={place.address}",
         "--allow-privileged=true",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
@@ -80,11 +92,11 @@ def api_server() -> None:
         f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
         "--kubelet-preferred-address-types=InternalIP",
         "--event-ttl=3h",
-        f"--audit-policy-file={_audit_policy()}",
-        f"--audit-log-path={settings.LOGS / 'audit.log'}",
+        f"--audit-policy-file={_audit_policy(place, audited)}",
+        f"--audit-log-path={place.logs / 'audit.log'}",
         "--audit-log-maxsize=50",
         "--audit-log-maxbackup=1",
-    )
+    ]
 
 
 def api_server_command(
@@ -103,38 +115,37 @@ def api_server_command(
     ]
 
 
-def _audit_policy() -> pathlib.Path:
-    """Who wrote what and when, for pods in the operator's namespace."""
-    path = settings.STATE / "audit-policy.json"
-    rules = [
-        {"level": "None", "verbs": ["get", "list", "watch"]},
-        {"level": "Metadata", "userGroups": ["system:serviceaccounts:anneal-system"]},
-        {"level": "None"},
-    ]
+def _audit_policy(place: settings.Place, audited: list[Rule]) -> pathlib.Path:
+    path = place.state / "audit-policy.json"
     policy = {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
-        "rules": rules,
+        "rules": [{"level": "None", "verbs": ["get", "list", "watch"]}, *audited],
     }
     path.write_text(json.dumps(policy))
     return path
 
 
 def controller_manager() -> None:
+    """A lost node is noticed soon."""
+    noticed = (f"--node-monitor-grace-period={NODE_GRACE}", "--node-monitor-period=2s")
+    processes.start("kube-controller-manager", *controller_manager_of(settings.LOCAL), *noticed)
+
+
+def controller_manager_of(place: settings.Place) -> list[object]:
     """With credentials of its own for each controller, so that missing roles show here and not in production."""
-    processes.start(
-        "kube-controller-manager",
+    user = certificates.kubeconfig("controller-manager", "system:kube-controller-manager", place=place)
+    return [
         tools.binary("kube-controller-manager"),
-        f"--kubeconfig={certificates.kubeconfig('controller-manager', 'system:kube-controller-manager')}",
+        f"--kubeconfig={user}",
         "--bind-address=127.0.0.1",
+        f"--secure-port={place.manager_port}",
         "--leader-elect=false",
         "--use-service-account-credentials=true",
-        f"--service-account-private-key-file={settings.PKI / 'service-accounts.key'}",
-        f"--root-ca-file={settings.PKI / 'ca.crt'}",
-        f"--node-monitor-grace-period={NODE_GRACE}",
-        "--node-monitor-period=2s",
-    )
+        f"--service-account-private-key-file={place.pki / 'service-accounts.key'}",
+        f"--root-ca-file={place.pki / 'ca.crt'}",
+    ]
 
 
 def scheduler() -> None:
@@ -148,12 +159,11 @@ def scheduler() -> None:
     )
 
 
-def ready() -> bool:
+def ready(place: settings.Place = settings.LOCAL) -> bool:
     """What the API server says of itself."""
     try:
-        context = ssl.create_default_context(cafile=str(settings.PKI / "ca.crt"))
-        return bool(
-            urllib.request.urlopen(f"{settings.API_SERVER}/readyz", context=context, timeout=2).status == 200
-        )
+        context = ssl.create_default_context(cafile=str(place.pki / "ca.crt"))
+        url = f"{place.api_server}/readyz"
+        return bool(urllib.request.urlopen(url, context=context, timeout=2).status == 200)
     except (urllib.error.URLError, OSError):
         return False

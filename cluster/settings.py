@@ -24,10 +24,39 @@ ADDRESS = "10.77.0.1"
 NODE_NETWORK = "10.77.0.0/24"
 POD_NETWORK = "10.88.0.0/16"
 SERVICE_NETWORK = "10.96.0.0/16"
-API_SERVER = f"https://{ADDRESS}:6443"
 REGISTRY = f"{ADDRESS}:5000"
 PAUSE = f"{REGISTRY}/anneal/pause:1"
 DEFAULT_TRAINING_NODES = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a control plane keeps its files and listens."""
+
+    state: pathlib.Path
+    address: str
+    api_port: int
+    etcd_port: int
+    manager_port: int
+
+    @property
+    def pki(self) -> pathlib.Path:
+        return self.state / "pki"
+
+    @property
+    def logs(self) -> pathlib.Path:
+        return self.state / "logs"
+
+    @property
+    def api_server(self) -> str:
+        return f"https://{self.address}:{self.api_port}"
+
+    @property
+    def etcd(self) -> str:
+        return f"http://127.0.0.1:{self.etcd_port}"
+
+
+LOCAL = Place(STATE, ADDRESS, 6443, 23790, 10257)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ BINARIES = {
     "local-path-provisioner": "local-path-provisioner",
     "helm": "helm",
     "kubeconform": "kubeconform",
+    "trainer-controller-manager": "trainer",
+    "jobset": "trainer",
 }
-# In this order: what takes longest first.
+# What the cluster needs; in this order: what takes longest first. `trainer` is a benchmark's peer.
 ORDER = ("kubernetes", "coredns", "helm", "registry", "local-path-provisioner", "kubeconform")
 
 
@@ -78,14 +80,26 @@ def build(module: str) -> None:
     partial.rename(target)
 
 
-def ensure() -> None:
-    """Build what is missing and link everything into one folder for people's PATH."""
-    for module in ORDER:
+def need(*modules: str) -> None:
+    """Build those of the modules that are missing."""
+    for module in modules:
         if not folder(module).is_dir():
             build(module)
+
+
+def source(module: str, dependency: str) -> pathlib.Path:
+    """Return the folder of a dependency's source, of the pinned version: manifests lie beside the code."""
+    return pathlib.Path(
+        shell.run("go", "-C", MODULES / module, "list", "-m", "-f", "{{.Dir}}", dependency).strip()
+    )
+
+
+def ensure() -> None:
+    """Build what is missing and link everything into one folder for people's PATH."""
+    need(*ORDER)
     links = settings.CACHE / "bin"
     links.mkdir(parents=True, exist_ok=True)
-    for name in BINARIES:
+    for name in (name for name, module in BINARIES.items() if module in ORDER):
         (links / f".{name}").unlink(missing_ok=True)
         (links / f".{name}").symlink_to(binary(name))
         (links / f".{name}").rename(links / name)

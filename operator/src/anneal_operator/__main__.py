@@ -9,6 +9,7 @@ import time
 
 from anneal_api.base import API_VERSION
 from anneal_operator import config, handlers, health, metrics
+from anneal_operator.cluster.cached import CachedCluster
 from anneal_operator.cluster.counted import CountedCluster
 from anneal_operator.cluster.pull import HttpPods
 from anneal_operator.cluster.rest import LEASE_TIMEOUT, RestCluster
@@ -41,8 +42,10 @@ def main() -> int:
     metrics.serve(figures, int(os.environ.get(ENV_METRICS_PORT, METRICS_PORT)))
     leader = _leader()
     leader.lead()
-    cluster = CountedCluster(RestCluster.connect(leader.writing), figures)
-    watch = handlers.Watch(Reconciler(cluster, HttpPods(), settings, metrics=figures), settings)
+    cluster = CachedCluster(
+        CountedCluster(RestCluster.connect(leader.writing), figures), handlers.OWNERS.values()
+    )
+    watch = handlers.Watch(Reconciler(cluster, HttpPods(), settings, metrics=figures), settings, cluster)
     checks.append(watch.trouble)
     try:
         handlers.run(watch, settings)

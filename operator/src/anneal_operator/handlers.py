@@ -1,6 +1,7 @@
 """The only module that knows kopf: it watches, and puts the key of whatever changed into the queue.
 
-on.event alone is used: it needs no finalizer and writes no annotation, and what it missed a reconcile finds.
+on.event alone is used: it needs no finalizer and writes no annotation, and what it missed a reconcile finds. The
+handlers are there to make kopf watch; the events come from the streams themselves (streams.py).
 """
 
 import asyncio
@@ -13,6 +14,8 @@ import kopf
 
 from anneal_api.base import API_VERSION, GROUP, LABEL_DEPLOYMENT, LABEL_JOB, VERSION
 from anneal_api.profiles import OperatorConfig
+from anneal_operator.cluster.cached import CachedCluster
+from anneal_operator.cluster.kinds import KINDS
 from anneal_operator.pods import OWNER_ANNOTATION
 from anneal_operator.queue import Queue
 from anneal_operator.reconciler import Key, Reconciler
@@ -27,6 +30,9 @@ CHILDREN = (
     ("apps", "v1", "deployments"),
 )
 OWNERS = {"FineTuneJob": LABEL_JOB, "ModelDeployment": LABEL_DEPLOYMENT}
+PLURALS = {plural: kind for kind, (_, plural) in KINDS.items()}
+SETTLE = 0.2
+"""Seconds for which news of a child, or of what this operator itself has written, is collected: several come at once."""
 STALL_SECONDS = 120.0
 """A queue that has not turned for so long is dead."""
 
@@ -34,11 +40,18 @@ STALL_SECONDS = 120.0
 class Watch:
     """Ties kopf's events to the queue; `registry` is what kopf runs."""
 
-    def __init__(self, reconciler: Reconciler, config: OperatorConfig, workers: int = 8) -> None:
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        config: OperatorConfig,
+        cache: CachedCluster | None = None,
+        workers: int = 8,
+    ) -> None:
         self.registry = kopf.OperatorRegistry()
         self.settings = settings()
         self._reconciler = reconciler
         self._config = config
+        self._cache = cache
         self._workers = workers
         self._queue: Queue[Key] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +81,7 @@ class Watch:
         queue = self._queue = Queue(self._work, self._reconciler.clock, self._workers)
         self._reconciler.metrics.queue_depth = lambda: queue.depth
         self._task = asyncio.create_task(self._queue.run())
-        self._streams.install()
+        self._streams.install(self._hear)
 
     async def _stop(self, **_: Any) -> None:
         if self._task:
@@ -88,9 +101,24 @@ class Watch:
             return f"the queue has not turned for {idle:.0f} s"
         return self._streams.trouble()
 
+    async def _hear(self, plural: str, namespace: str | None, event: Mapping[str, Any] | None) -> None:
+        """Remember what an event says before anybody looks at it."""
+        kind = PLURALS[plural]
+        if kind in RESOURCES:
+            if event:
+                await self._resource(body=event["object"])
+            return
+        if self._cache and event:
+            self._cache.hear((kind, namespace), event["type"], event["object"])
+        elif self._cache:
+            self._cache.listed((kind, namespace))
+        if event:
+            await self._child(body=event["object"])
+
     async def _resource(self, body: Mapping[str, Any], **_: Any) -> None:
         meta = body["metadata"]
-        self._add(Key(str(body["kind"]), meta["namespace"], meta["name"]))
+        known = body.get("status", {}).get("observedGeneration") == meta.get("generation")
+        self._add(Key(str(body["kind"]), meta["namespace"], meta["name"]), SETTLE if known else 0.0)
         self._follow(body)
 
     async def _child(self, body: Mapping[str, Any], **_: Any) -> None:
@@ -98,7 +126,7 @@ class Watch:
         for kind, label in OWNERS.items():
             if label in meta.get("labels", {}):
                 name = meta.get("annotations", {}).get(OWNER_ANNOTATION, meta["labels"][label])
-                self._add(Key(kind, meta["namespace"], name))
+                self._add(Key(kind, meta["namespace"], name), SETTLE)
 
     def _follow(self, body: Mapping[str, Any]) -> None:
         """Remember which deployments follow which job, and look at them when the job changes."""
@@ -112,9 +140,9 @@ class Watch:
             key = Key("ModelDeployment", meta["namespace"], meta["name"])
             self._followers.setdefault((meta["namespace"], ref["name"]), set()).add(key)
 
-    def _add(self, key: Key) -> None:
+    def _add(self, key: Key, delay: float = 0.0) -> None:
         if self._queue is not None:
-            self._queue.add(key)
+            self._queue.add(key, delay)
 
 
 def settings() -> kopf.OperatorSettings:
@@ -122,6 +150,7 @@ def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     made.scanning.disabled = True
+    made.watching.chunk_size = 500
     made.watching.inactivity_timeout = 70
     made.watching.server_timeout = 300
     made.watching.client_timeout = 330

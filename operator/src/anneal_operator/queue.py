@@ -29,7 +29,8 @@ class Queue(Generic[K]):
         self._heap: list[tuple[float, int, K]] = []
         self._order = 0
         self._busy: set[K] = set()
-        self._again: set[K] = set()
+        self._again: dict[K, float] = {}
+        """Keys that were asked for while a worker had them, and when to look again."""
         self._failures: dict[K, int] = {}
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -37,10 +38,11 @@ class Queue(Generic[K]):
 
     def add(self, key: K, delay: float = 0.0) -> None:
         """Look at `key` after `delay` seconds, or sooner if that is planned already."""
+        due = self._time() + delay
         if key in self._busy:
-            self._again.add(key)
-        elif key not in self._failures or delay > 0:
-            self._plan(key, self._time() + delay)
+            self._again[key] = min(due, self._again.get(key, due))
+        elif key not in self._failures:
+            self._plan(key, due)
 
     @property
     def depth(self) -> int:
@@ -101,15 +103,14 @@ class Queue(Generic[K]):
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 16))
             log.exception("%s: failed %d times in a row, again in %.1f s", key, failures, delay)
-            self._again.discard(key)
+            self._again.pop(key, None)
         finally:
             self._busy.discard(key)
             self._slots.release()
-        if key in self._again:
-            self._again.discard(key)
-            delay = 0.0
         if delay is not None:
             self._plan(key, self._time() + delay)
+        if key in self._again:
+            self._plan(key, self._again.pop(key))
 
     @staticmethod
     def _time() -> float:

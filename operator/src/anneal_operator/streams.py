@@ -1,12 +1,15 @@
-"""When each of kopf's watch streams was last heard of, bookmarks included.
+"""kopf's watch streams: when each was last heard of, bookmarks included, and what they say, at first hand.
 
 A watcher can die or hang while the process lives on and its probe stays green. The API server sends a bookmark about
-every minute, so a stream that is silent for longer than SILENCE is dead, however quiet the cluster is. kopf keeps
-bookmarks to itself; this is the one place that reaches into it (kopf 1.45, `clients.watching.watch_objs`).
+every minute, so a stream that is silent for longer than SILENCE is dead, however quiet the cluster is.
+
+What kopf does with an event on the way to a handler (a task an object, three copies of its body) took two thirds of the
+operator's time, and serves kinds of handlers of which there are none here. This is the one place that reaches into it
+(kopf 1.45, `clients.watching`): `watch_objs` is one connection, `infinite_watch` all of them, lists included.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,6 +18,8 @@ from kopf._cogs.clients import errors, watching
 SILENCE = 180.0
 """Seconds; two bookmarks lost, and a reconnection."""
 Stream = Callable[..., AsyncIterator[Any]]
+Sink = Callable[[str, str | None, Mapping[str, Any] | None], Awaitable[None]]
+"""Is told the plural, the stream's namespace, and an event; None when a list is complete."""
 
 
 class Streams:
@@ -27,9 +32,10 @@ class Streams:
         self._heard: dict[str, float] = {}
         self._ended: dict[str, str] = {}
 
-    def install(self) -> None:
-        """Listen in on all streams that kopf opens from now on."""
+    def install(self, sink: Sink) -> None:
+        """Listen in on all streams that kopf opens from now on, and take what they say."""
         watching.watch_objs = self.overhear(watching.watch_objs)
+        watching.infinite_watch = divert(watching.infinite_watch, sink)
 
     def overhear(self, stream: Stream) -> Stream:
         """Return a stream that passes everything on and remembers when."""
@@ -59,3 +65,20 @@ class Streams:
         if len(self._heard) < self._expected and now - self._began > SILENCE:
             silent.append(f"{self._expected - len(self._heard)} never")
         return f"watches not heard of: {', '.join(sorted(silent))}" if silent else ""
+
+
+def divert(stream: Stream, sink: Sink) -> Stream:
+    """Return a stream that gives events to `sink` and leaves the bookmarks to kopf."""
+
+    async def infinite_watch(**kwargs: Any) -> AsyncIterator[Any]:
+        plural, namespace = kwargs["resource"].plural, kwargs["namespace"]
+        async with aclosing(stream(**kwargs)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if event is watching.Bookmark.LISTED:
+                    await sink(plural, namespace, None)
+                if isinstance(event, Mapping) and event["type"] != "BOOKMARK":
+                    await sink(plural, namespace, event)
+                else:
+                    yield event
+
+    return infinite_watch

@@ -7,6 +7,7 @@ from world import NAMESPACE, REFS, World, failed, finetunejob, inspected
 
 from anneal_api.base import FINALIZER
 from anneal_api.runs import FineTuneRun, Progress
+from anneal_operator.finetunejob.finish import CHILDREN_SECONDS
 
 KIND, NAME = "FineTuneJob", "tune"
 
@@ -55,6 +56,21 @@ def test_a_finished_job_writes_nothing_more() -> None:
     run(world, 10)
     assert len(world.server.writes) == before
     assert world.jobs() == []
+
+
+def test_jobs_of_a_finished_run_go_after_an_hour_and_the_plan_stays() -> None:
+    world = begun()
+    run(world)
+    world.now += timedelta(seconds=CHILDREN_SECONDS - 600)
+    run(world, 2)
+    assert world.jobs() != []
+    world.now += timedelta(seconds=600)
+    run(world, 2)
+    assert world.jobs() == []
+    assert [name for name in world.server.names("ConfigMap") if "-plan-" in name]
+    before = len(world.server.writes)
+    run(world, 3)
+    assert len(world.server.writes) == before
 
 
 def undisturbed() -> tuple[int, dict, list]:

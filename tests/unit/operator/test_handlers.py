@@ -4,10 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from api_server import ApiServer
 from world import CONFIG, NAMESPACE, World, finetunejob, modeldeployment
 
 from anneal_api.profiles import OperatorConfig
-from anneal_operator.handlers import STALL_SECONDS, Watch, settings
+from anneal_operator.cluster.cached import CachedCluster
+from anneal_operator.handlers import OWNERS, SETTLE, STALL_SECONDS, Watch, settings
 from anneal_operator.pods import OWNER_ANNOTATION
 from anneal_operator.reconciler import Key
 
@@ -15,12 +17,14 @@ from anneal_operator.reconciler import Key
 class Recorder(Watch):
     """A watch whose queue is a list."""
 
-    def __init__(self, config: OperatorConfig) -> None:
+    def __init__(self, config: OperatorConfig, cache: CachedCluster | None = None) -> None:
         self.seen: list[Key] = []
-        super().__init__(World().operator, config)
+        self.delays: list[float] = []
+        super().__init__(World().operator, config, cache)
 
-    def _add(self, key: Key) -> None:
+    def _add(self, key: Key, delay: float = 0.0) -> None:
         self.seen.append(key)
+        self.delays.append(delay)
 
 
 def child(labels: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
@@ -43,6 +47,28 @@ async def test_a_childs_event_is_about_its_owner(labels: dict, annotations: dict
     watch = Recorder(CONFIG)
     await watch._child(body=child(labels, annotations))
     assert watch.seen == [key]
+
+
+async def test_a_new_spec_is_looked_at_at_once_and_an_echo_of_our_own_status_soon() -> None:
+    watch = Recorder(CONFIG)
+    job = finetunejob()
+    job["metadata"]["generation"] = 2
+    for seen in (1, 2):
+        await watch._resource(body={**job, "status": {"observedGeneration": seen}})
+    assert watch.delays == [0.0, SETTLE]
+
+
+async def test_a_child_is_remembered_before_its_owner_is_looked_at() -> None:
+    cache = CachedCluster(ApiServer(), OWNERS.values())
+    watch = Recorder(CONFIG, cache)
+    job = child({"anneal.dev/finetunejob": "tune"}, {})
+    job["metadata"] |= {"uid": "u", "resourceVersion": "7"}
+    await watch._hear("jobs", None, {"type": None, "object": {**job, "spec": {}}})
+    await watch._hear("jobs", None, None)
+    assert [o["metadata"]["name"] for o in cache.select("Job", NAMESPACE, "anneal.dev/finetunejob=tune")] == [
+        "c"
+    ]
+    assert (watch.seen, watch.delays) == ([Key("FineTuneJob", NAMESPACE, "tune")], [SETTLE])
 
 
 async def test_a_deployment_hears_of_the_job_it_follows() -> None:
@@ -70,6 +96,7 @@ async def test_the_probe_tells_of_a_queue_that_ended_and_of_one_that_stands_stil
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("anneal_operator.streams.watching.watch_objs", None)
+    monkeypatch.setattr("anneal_operator.streams.watching.infinite_watch", None)
     watch = Watch(World().operator, CONFIG)
     assert watch.trouble() == ""
     await watch._start()

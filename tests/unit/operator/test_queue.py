@@ -130,3 +130,27 @@ async def test_depth_is_what_is_due_and_waits_not_what_comes_later() -> None:
         queue.add("later", delay=60)
         assert await asyncio.to_thread(lambda: queue.depth) == 1
         release.set()
+
+
+async def test_news_while_busy_waits_for_its_time_and_cuts_no_delay_of_an_error_short() -> None:
+    seen: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def work(key: str) -> None:
+        seen.append(loop.time())
+        await asyncio.sleep(0.01)
+        if key == "bad":
+            raise ValueError(key)
+
+    async with running(work) as queue:
+        queue.add("a")
+        await asyncio.sleep(0.005)
+        queue.add("a", 0.1)
+        await asyncio.sleep(0.15)
+        assert len(seen) == 2
+        assert seen[1] - seen[0] > 0.1
+        queue.add("bad")
+        await asyncio.sleep(0.03)
+        queue.add("bad", 0.01)
+        await asyncio.sleep(0.1)
+    assert len(seen) == 3

@@ -2,19 +2,25 @@
 
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kopf._cogs.clients import errors, watching
+from kopf._core.reactor import queueing
 
 from anneal_operator import health
-from anneal_operator.streams import SILENCE, Stream, Streams
+from anneal_operator.streams import SILENCE, Stream, Streams, divert
 
 
 async def bookmarks(**_: Any) -> AsyncIterator[dict[str, str]]:
     for _ in range(3):
         yield {"type": "BOOKMARK"}
+
+
+async def ignore(*_: Any) -> None:
+    """Do nothing with an event."""
 
 
 class Clock:
@@ -75,11 +81,33 @@ def test_a_stream_that_never_came_up_is_noticed() -> None:
 
 
 def test_kopf_opens_its_streams_where_we_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = watching.watch_objs
-    monkeypatch.setattr(watching, "watch_objs", original)
-    Streams(1).install()
-    assert watching.watch_objs is not original
+    names = ("watch_objs", "infinite_watch")
+    originals = [getattr(watching, name) for name in names]
+    for name, original in zip(names, originals, strict=True):
+        monkeypatch.setattr(watching, name, original)
+    Streams(1).install(ignore)
+    assert [getattr(watching, name) for name in names] != originals
     assert "watch_objs" in watching.continuous_watch.__code__.co_names
+    assert "infinite_watch" in queueing.watcher.__code__.co_names
+
+
+async def test_objects_are_ours_and_bookmarks_are_kopfs() -> None:
+    told: list[tuple[str, str | None, Mapping[str, Any] | None]] = []
+
+    async def sink(plural: str, namespace: str | None, event: Mapping[str, Any] | None) -> None:
+        told.append((plural, namespace, event))
+
+    listed, added = {"type": None, "object": {}}, {"type": "ADDED", "object": {}}
+    mark = {"type": "BOOKMARK", "object": {}}
+
+    async def stream(**_: Any) -> AsyncIterator[Any]:
+        for event in (listed, watching.Bookmark.LISTED, added, mark):
+            yield event
+
+    jobs = SimpleNamespace(plural="jobs")
+    left = [event async for event in divert(stream, sink)(resource=jobs, namespace="team")]
+    assert left == [watching.Bookmark.LISTED, mark]
+    assert told == [("jobs", "team", listed), ("jobs", "team", None), ("jobs", "team", added)]
 
 
 def test_the_probe_says_what_is_wrong() -> None:

@@ -7,6 +7,9 @@ from anneal_operator.decision import Deletion
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob.observe import Observed
 
+CHILDREN_SECONDS = 3600.0
+"""How long the Jobs and pods of a finished run stay, for whoever wants to read their logs."""
+
 
 def is_finished(status: FineTuneJobStatus) -> bool:
     """Whether the run has ended, for good."""
@@ -33,7 +36,21 @@ def clean_up(draft: Draft[FineTuneJobStatus], observed: Observed, spec: FineTune
         if job.active:
             draft.remove(job)
     if is_finished(draft.status):
+        _sweep(draft, observed)
         _expire(draft, spec)
+
+
+def _sweep(draft: Draft[FineTuneJobStatus], observed: Observed) -> None:
+    """Remove what has ended, after its time; the plan stays, for another try or for removing the artifacts."""
+    ended = [job for job in observed.children.jobs.values() if not job.active]
+    if not ended or draft.status.completion_time is None:
+        return
+    left = CHILDREN_SECONDS - times.seconds_since(draft.status.completion_time, draft.now)
+    if left > 0:
+        draft.wake(left)
+        return
+    for job in ended:
+        draft.remove(job)
 
 
 def _expire(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec) -> None:
