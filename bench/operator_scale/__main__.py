@@ -6,7 +6,9 @@ finished objects at rest. Figures are medians over the rounds.
 
 import argparse
 import asyncio
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,4 +152,11 @@ if __name__ == "__main__":
     parser.add_argument("--finished", type=int, default=10000, help="resources at rest (default: 10000)")
     options = parser.parse_args()
     tools.need("kubernetes", peer.MODULE)
-    asyncio.run(main(options.objects, options.finished))
+    # The processes end with this one in any case; the files go too, unless their logs are wanted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        asyncio.run(main(options.objects, options.finished))
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not isinstance(getattr(error, "code", None), str):
+            plane.clear()
+        raise

@@ -27,6 +27,8 @@ COLLECTION = f"/apis/{GROUP}/namespaces/{NAMESPACE}/trainjobs"
 RUNTIME = "torch-distributed"
 PORTS = {"trainer": 29443, "jobset": 29444}
 """Of the webhooks; probes and metrics listen 1000 and 2000 above."""
+SERVED = "k8s-webhook-server/serving-certs"
+"""Where a webhook server looks for its certificate, in the folder for temporary files."""
 
 
 def resource(number: int) -> Object:
@@ -79,7 +81,7 @@ def managers(place: Plane) -> list[Daemon]:
 def _manager(place: Plane, user: str, binary: str) -> Daemon:
     folder = plane.PLACE.state / user
     shutil.rmtree(folder, ignore_errors=True)
-    served = folder / "k8s-webhook-server" / "serving-certs"
+    served = folder / SERVED
     served.mkdir(parents=True)
     names = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth"
     certificates.issue("webhook", "webhook", extensions=names, place=plane.PLACE)
@@ -87,7 +89,6 @@ def _manager(place: Plane, user: str, binary: str) -> Daemon:
         shutil.copy(plane.PLACE.pki / f"webhook.{end}", served / f"tls.{end}")
     configuration = folder / "config.yaml"
     configuration.write_text(json.dumps(_configuration(user)))
-    # The webhook server looks for its certificates below the folder for temporary files.
     env = {"KUBECONFIG": str(plane.user(user)), "TMPDIR": str(folder)}
     return place.start(user, tools.binary(binary), f"--config={configuration}", env=env)
 
@@ -104,7 +105,9 @@ def _configuration(user: str) -> Object:
         path = tools.source(MODULE, JOBSET) / "config/components/manager/controller_manager_config.yaml"
         (shipped,) = _read(path)
         shipped["internalCertManagement"]["enable"] = False
-        shipped["metrics"] = {"bindAddress": f"127.0.0.1:{port + 2000}"}
+        # Its metrics are served with a certificate that it does not make itself.
+        served = str(plane.PLACE.state / user / SERVED)
+        shipped["metrics"] = {"bindAddress": f"127.0.0.1:{port + 2000}", "certDir": served}
     shipped["webhook"] = {"port": port, "host": "127.0.0.1"}
     shipped["leaderElection"]["resourceNamespace"] = user
     shipped["health"] = {**shipped.get("health", {}), "healthProbeBindAddress": f"127.0.0.1:{port + 1000}"}

@@ -12,7 +12,7 @@ from operator_scale.audit import Audit, Write
 from operator_scale.plane import Daemon, Object, Plane
 
 STATUS = ("finetunejobs/status", "trainjobs/status")
-PATIENCE = 300.0
+PATIENCE = 400.0
 Act = Callable[[Plane, Object], Coroutine[Any, Any, None]]
 
 

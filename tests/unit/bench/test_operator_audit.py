@@ -1,10 +1,12 @@
 """What the audit log of the API server tells the operator's benchmark."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from operator_scale import audit, round
+from operator_scale.__main__ import bursts, paces
 from operator_scale.audit import Audit, name
 
 
@@ -70,3 +72,26 @@ def test_percentiles_are_values_that_were_measured() -> None:
     assert audit.percentile(values, 0.5) == 50.0
     assert audit.percentile(values, 0.99) == 99.0
     assert audit.percentile([3.0], 0.99) == 3.0
+
+
+def made(seconds: float, statuses: int = 2) -> round.Round:
+    return round.Round(
+        latencies=[seconds, seconds],
+        drained=2 * seconds,
+        writes=Counter({"create jobs": 2}),
+        statuses=[1, statuses],
+        cpu=1.0,
+        peak=100.0,
+        server=1.0,
+        reconciles=6.0,
+    )
+
+
+def test_targets_are_judged_by_the_median_round() -> None:
+    theirs = [made(3.0)] * 3
+    good = {f.figure: f.met for f in bursts([made(1.0), made(1.0), made(9.0)], theirs)}
+    bad = {f.figure: f.met for f in bursts([made(1.1), made(1.1), made(0.1, statuses=3)], theirs)}
+    for figure in ("rate of Trainer's", "Trainer's p99 over ours"):
+        assert (good[figure], bad[figure]) == (True, False)
+    assert [f.met for f in bursts([made(1.0, statuses=3)] * 3, theirs) if "status" in f.figure] == [False]
+    assert [f.met for f in (*paces(made(0.9), made(5.0)), *paces(made(1.1), made(0.1)))] == [True, False]
