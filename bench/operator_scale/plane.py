@@ -142,15 +142,13 @@ async def plane(data: Path | None = None, manager: bool = True) -> AsyncIterator
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=_admin(), limit=0)) as session:
         made = Plane(session)
         try:
-            made.start("etcd", *control_plane.etcd_command(PLACE))
+            made.start("etcd", *control_plane.etcd_of(PLACE))
             # One file, so that it can be followed.
             audit = ("--audit-log-maxsize=2000",)
-            made.start("kube-apiserver", *control_plane.api_server_command(PLACE, AUDITED), *audit)
+            made.start("kube-apiserver", *control_plane.api_server_of(PLACE, AUDITED), *audit)
             await made.until("API server", lambda: control_plane.ready(PLACE), 60)
             if manager:
-                made.start(
-                    "kube-controller-manager", *control_plane.controller_manager_command(PLACE), *MANAGER
-                )
+                made.start("kube-controller-manager", *control_plane.controller_manager_of(PLACE), *MANAGER)
             yield made
         finally:
             for daemon in reversed(made.daemons.values()):
