@@ -439,6 +439,11 @@ class Attempt(Model):
     reason: str = Field("", description="Why it ended; empty while it runs.")
     message: Annotated[str, StringConstraints(max_length=1024)] = ""
     node: str = Field("", description="Node of the pod that failed first.")
+    records: str = Field(
+        "",
+        description="Folder in the store with what it leaves: checkpoints and ledger and, where it did not succeed, "
+        "logs, heartbeats, memory, stack dumps and flight records of its pods.",
+    )
     started: str = ""
     admitted: bool = Field(False, description="Whether Kueue has admitted the group; only with queueName.")
     training: str = Field("", description="When its first step was seen, which is up to 15 s late.")
@@ -478,7 +483,11 @@ class ProgressStatus(Model):
     total_steps: int = 0
     percent: int = 0
     loss: str = Field("", description="Training loss of the last step.")
-    validation_loss: str = Field("", description="Balanced validation loss of the last validation.")
+    validation_loss: str = Field(
+        "",
+        description="Balanced validation loss of the last validation; once training is over, that of the best step, "
+        "which is published.",
+    )
     task_losses: dict[str, str] = Field({}, description="Validation loss by task.")
     tokens_per_second: str = ""
     time_left_seconds: int | None = Field(

@@ -94,7 +94,10 @@ class TrainResult(PublishResult):
 
     step: int
     best_step: int
-    validation_loss: float
+    loss: float | None = Field(None, description="Training loss of the last step.")
+    validation_loss: float | None = Field(
+        None, description="Of the best step, which is published; unset without validation rows."
+    )
 
 
 class TrainReached(Model):

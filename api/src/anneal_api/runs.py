@@ -30,10 +30,15 @@ ENV_NODES = "ANNEAL_NODES"
 ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
 ENV_RENDEZVOUS = "ANNEAL_RENDEZVOUS"
 """host:port of the group's first pod."""
+ENV_GRACE = "ANNEAL_GRACE_SECONDS"
+"""Seconds from SIGTERM until the kubelet kills the pod."""
+ENV_FLIGHT_RECORD = "TORCH_FR_DUMP_TEMP_FILE"
+"""torch's: the flight recorder appends the rank and writes there what it holds."""
+ENV_FLIGHT_PIPE = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
+"""torch's: with the rank and `.pipe` appended, a pipe; a byte written to it asks for the file."""
 FLIGHT_RECORD = "/tmp/nccl-flight-"
-"""NCCL's flight recorder appends the rank; the launcher keeps the files in the attempt's folder."""
 FLIGHT_PIPE = "/tmp/nccl-pipe-"
-"""With the rank and `.pipe` appended: a byte written to it makes the recorder write its file."""
+"""What the operator sets them to."""
 
 
 class FineTuneRun(Model):
@@ -49,7 +54,11 @@ class FineTuneRun(Model):
 
 
 def attempt_folder(run: FineTuneRun, attempt: int) -> str:
-    """Return where an attempt's logs, stack dumps and flight records are left when it fails."""
+    """Return where an attempt leaves its checkpoints and ledger, and when it does not succeed its pods' records.
+
+    Those of pod P's rank N in the whole group: logs/P-rank-N.log, heartbeats/P-rank-N.jsonl, and after a hang
+    stacks/P-rank-N.stacks and flight/P-rank-N; of the pod: memory/P.txt.
+    """
     name = f"{run.name}-{run.uid[:8]}"
     return f"{run.spec.output.uri.rstrip('/')}/{run.namespace}/runs/{name}/attempt-{attempt}"
 

@@ -15,7 +15,7 @@ from anneal_api.base import GROUP
 from anneal_operator import times
 from anneal_operator.cluster.errors import AlreadyExists, Conflict, NotFound
 from anneal_operator.cluster.interface import Cluster
-from anneal_operator.decision import Decision, Event, Object
+from anneal_operator.decision import EVENT_LIMIT, Decision, Event, Object
 from anneal_operator.observed import owned
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def event_object(resource: Object, event: Event, now_text: str) -> Object:
         },
         "type": "Warning" if event.warning else "Normal",
         "reason": event.reason,
-        "message": event.message[:1000],
+        "message": event.message[:EVENT_LIMIT],
         "source": {"component": GROUP},
         "firstTimestamp": now_text,
         "lastTimestamp": now_text,

@@ -6,6 +6,8 @@ from typing import Any
 
 Object = dict[str, Any]
 """A Kubernetes object as the API server speaks it."""
+EVENT_LIMIT = 1000
+"""Characters of an event's message; the API server takes 1,024."""
 
 
 @dataclass(frozen=True)

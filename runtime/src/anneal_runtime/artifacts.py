@@ -20,7 +20,7 @@ from anneal_api.artifacts import MANIFEST, File, Kind, Manifest, Producer
 from anneal_api.base import ArtifactRef
 from anneal_api.runs import ENV_POD_UID
 from anneal_runtime.errors import Refused
-from anneal_runtime.storage import is_local, join, local, resolve
+from anneal_runtime.storage import flush_to_disk, is_local, join, local, resolve
 
 _CHUNK = 1 << 20
 _SAMPLED_ABOVE = 64 * _CHUNK
@@ -218,7 +218,7 @@ def _commit(uri: str, folder: Path, manifest: Manifest) -> ArtifactRef:
 def _rename(folder: Path, target: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)  # writers differ, and readers run as other users
-        _sync(path)
+        flush_to_disk(path)
     try:
         folder.rename(target)
     except OSError:
@@ -227,15 +227,7 @@ def _rename(folder: Path, target: Path) -> None:
             raise Refused(
                 "PathInUse", f"{target} holds files that Anneal did not publish; move them away"
             ) from None
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_to_disk(target.parent)
 
 
 def _upload(folder: Path, uri: str, manifest: Manifest) -> None:

@@ -46,6 +46,15 @@ def is_local(uri: str) -> bool:
     return uri.partition("://")[0] in _LOCAL
 
 
+def flush_to_disk(path: Path) -> None:
+    """Return when a file's content, or the names in a folder, would outlive the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`."""
     filesystem, path = resolve(uri)

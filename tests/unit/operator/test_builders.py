@@ -129,6 +129,12 @@ def test_nodes_to_avoid_are_an_anti_affinity_of_the_attempt() -> None:
     assert "nodeAffinity" not in plain["affinity"]
 
 
+def test_a_training_pod_knows_its_grace_period() -> None:
+    template = tuning.train_job(tuning_site(), 1, 2)["spec"]["template"]
+    grace = template["spec"]["terminationGracePeriodSeconds"]
+    assert environment(template)["ANNEAL_GRACE_SECONDS"] == str(grace)
+
+
 def test_the_flight_recorder_is_on_and_names_its_files() -> None:
     env = environment(tuning.train_job(tuning_site(), 1, 2)["spec"]["template"])
     assert int(env["TORCH_FR_BUFFER_SIZE"]) > 0

@@ -1,12 +1,16 @@
 """FineTuneJobs from creation to their end, against the API server in memory."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from world import NAMESPACE, REFS, World, failed, finetunejob, inspected
 
 from anneal_api.base import FINALIZER
+from anneal_api.finetunejob import ProgressStatus
+from anneal_api.outcome import TrainResult
 from anneal_api.runs import FineTuneRun, Progress
+from anneal_operator.finetunejob import status as tuning_status
 from anneal_operator.finetunejob.finish import CHILDREN_SECONDS
 
 KIND, NAME = "FineTuneJob", "tune"
@@ -432,6 +436,28 @@ def test_progress_is_shown_and_asked_for_at_most_every_15_seconds() -> None:
     }  # fmt: skip
     assert found["checkpoints"] == {"latest": 20}
     assert 2 <= len(world.pods.asked) <= 24 * 5 / 14
+
+
+def test_what_is_shown_at_the_end_is_the_end_and_not_the_last_look() -> None:
+    world = begun()
+    done = world.player.default.pop("train")
+    shown = Progress(attempt=1, step=30, total_steps=120, loss=1.25, validation_loss=1.5, tokens_per_second=9)
+    world.pods.answers[("10.0.0.1", 9400, "/progress")] = shown.model_dump_json(by_alias=True)
+    run(world, 15)
+    world.player.default["train"] = done
+    run(world)
+    found = status(world)["progress"]
+    assert (found["step"], found["percent"], found["loss"], found["validationLoss"]) == (100, 100, "0.5", "1")
+
+
+@pytest.mark.parametrize(
+    ("result", "told"), [({"loss": 0.5}, ("0.5", "")), ({"validation_loss": 2.0}, ("1.25", "2"))]
+)
+def test_a_loss_that_the_pod_does_not_tell_is_not_made_up(result: Any, told: tuple[str, str]) -> None:
+    """The first without validation rows; the second of a pod that is one minor version older."""
+    seen = ProgressStatus(step=30, loss="1.25", validation_loss="1.5")
+    ended = tuning_status.arrived(seen, TrainResult(artifact=REFS["train"], step=100, best_step=80, **result))
+    assert (ended.loss, ended.validation_loss) == told
 
 
 def test_a_pod_that_answers_nonsense_changes_nothing() -> None:

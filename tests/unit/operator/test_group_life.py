@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from views import raw_node
-from world import NAMESPACE, World, failed, finetunejob, inspected
+from world import NAMESPACE, STORE, World, failed, finetunejob, inspected
 
 from anneal_api.outcome import Outcome
 from anneal_api.runs import Progress
@@ -103,8 +103,8 @@ def test_a_group_that_fails_goes_on(
     assert [n["name"] for n in after.get("avoided", [])] == avoided
     assert second["number"] == 2
     assert not set(avoided) & set(nodes_of(world))
-    assert "/runs/tune-" in first["message"]
-    assert first["message"].endswith("attempt-1)")
+    assert "/runs/tune-" in first["records"]
+    assert first["records"].endswith("/attempt-1")
     assert finish(world)["phase"] == "Complete"
     assert len(events(world, "AttemptEnded")) == 1
 
@@ -160,6 +160,41 @@ def test_the_attempts_own_words_say_what_was_lost() -> None:
     fail(world, failed("Failed", "RankKilled").model_copy(update={"result": {"step": 41, "checkpoint": 40}}))
     first = run(world, 6)["attempts"][0]
     assert (first["step"], first["lostSteps"]) == (41, 1)
+
+
+def test_what_all_pods_say_together_is_what_was_lost() -> None:
+    """The pod that failed first knows its step; only the group's first one hears of every checkpoint."""
+    world = begun()
+    progress(world, 1, 37, 30)
+    run(world, 5)
+    fail(world, failed("Failed", "RankKilled"))
+    for index, said in enumerate([{"step": 41, "checkpoint": 40}, {"step": 42, "checkpoint": 20}]):
+        words = failed("Failed", "RankKilled").model_copy(update={"result": said})
+        ended = {"exitCode": 70, "message": words.model_dump_json(by_alias=True)}
+        pod_status(world, index, containerStatuses=[{"name": "main", "state": {"terminated": ended}}])
+    first = run(world, 6)["attempts"][0]
+    assert (first["step"], first["lostSteps"]) == (42, 2)
+
+
+def test_without_a_word_of_the_first_pod_the_newest_checkpoint_seen_counts() -> None:
+    world = begun()
+    progress(world, 1, 37, 30)
+    run(world, 5)
+    fail(world, failed("Failed", "RankKilled").model_copy(update={"result": {"step": 38}}))
+    first = run(world, 6)["attempts"][0]
+    assert (first["step"], first["lostSteps"]) == (38, 8)
+
+
+def test_where_the_records_are_is_in_the_status_and_comes_through_in_the_event() -> None:
+    world = begun()
+    folder = f"{STORE}/{NAMESPACE}/runs/{NAME}-{world.resource(KIND, NAME)['metadata']['uid'][:8]}/attempt-"
+    fail(world, failed("Failed", "RankKilled", "x" * 2000))
+    after = run(world, 8)
+    assert [attempt["records"] for attempt in after["attempts"]] == [f"{folder}1", f"{folder}2"]
+    assert "records" not in after["attempts"][0]["message"]
+    (told,) = events(world, "AttemptEnded")
+    assert told.endswith(f"; records: {folder}1")
+    assert len(told) == 1000
 
 
 def test_a_node_that_turns_out_to_be_lost_gives_the_restart_back() -> None:

@@ -125,7 +125,7 @@ def deployment_inspected(*published: str, letter: str = "4") -> Outcome:
     )
 
 
-TRAINED = TrainResult(artifact=REFS["train"], step=100, best_step=80, validation_loss=1.0)
+TRAINED = TrainResult(artifact=REFS["train"], step=100, best_step=80, loss=0.5, validation_loss=1.0)
 GOOD = {
     "prepare": succeeded(PublishResult(artifact=REFS["prepare"])),
     "train": succeeded(TRAINED),

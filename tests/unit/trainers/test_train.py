@@ -22,6 +22,7 @@ def test_the_manifest_tells_losses_of_the_best_step_and_passes_of_each_task() ->
         best_step=4,
         losses=[2.0, 1.0, 3.0],
         first_task_losses={"a": 4.0},
+        train_loss=0.25,
         best_task_losses={"a": 1.0},
         passes=[0.5, 3.0],
         skipped=1,
@@ -29,6 +30,7 @@ def test_the_manifest_tells_losses_of_the_best_step_and_passes_of_each_task() ->
     assert train.metadata(state, ["a", "b"]) == {
         "step": 9,
         "bestStep": 4,
+        "trainLoss": 0.25,
         "validationLoss": 1.0,
         "validationLosses": [2.0, 1.0, 3.0],
         "firstTaskLosses": {"a": 4.0},
@@ -54,9 +56,10 @@ def test_nothing_is_published_unless_the_best_and_the_final_checkpoint_are_read_
     assert not (tmp_path / "store").exists()
 
 
-def test_without_validation_the_loss_told_is_that_of_training() -> None:
+def test_without_validation_no_loss_of_one_is_told() -> None:
     state = checkpoint.State(step=2, best_step=2, train_loss=0.7, passes=[1.0])
-    assert train.metadata(state, ["a"])["validationLoss"] == 0.7
+    told = train.metadata(state, ["a"])
+    assert (told["trainLoss"], told["validationLoss"]) == (0.7, None)
 
 
 def test_nothing_is_published_where_no_validation_gave_a_number() -> None:

@@ -123,9 +123,11 @@ def _store(config: FineTuneRun, channel: Channel) -> Store:
     key, keep = inspection(config).keys.train, config.spec.checkpoint.keep
 
     def tell(writing: bool) -> None:
-        channel.send({"writing": writing})
+        known = {} if store.latest is None else {"checkpoint": store.latest}
+        channel.send({"writing": writing, **known})
 
-    return Store(runs_folder(config), attempt, key, keep, tell=tell)
+    store = Store(runs_folder(config), attempt, key, keep, tell=tell)
+    return store
 
 
 def _recorder(run: Run, curves: telemetry.Telemetry) -> Callable[[int, dict[str, float]], None]:
@@ -167,6 +169,7 @@ def publish(config: FineTuneRun, run: Run, state: checkpoint.State) -> TrainResu
         artifact=publication.published,
         step=state.step,
         best_step=state.best_step,
+        loss=state.train_loss,
         validation_loss=publication.metadata["validationLoss"],
     )
 
@@ -185,7 +188,8 @@ def metadata(state: checkpoint.State, tasks: Sequence[str]) -> dict[str, Any]:
     return {
         "step": state.step,
         "bestStep": state.best_step,
-        "validationLoss": min(state.losses, default=state.train_loss),
+        "trainLoss": state.train_loss,
+        "validationLoss": min(state.losses, default=None),
         "validationLosses": state.losses,
         "firstTaskLosses": state.first_task_losses,
         "taskLosses": state.best_task_losses,

@@ -15,9 +15,9 @@ def current(status: FineTuneJobStatus) -> Attempt | None:
     return last if last and not last.ended else None
 
 
-def begin(draft: Draft[FineTuneJobStatus], number: int, nodes: int) -> Attempt:
-    """Claim an attempt in the status, which is written before anything of it is made."""
-    attempt = Attempt(number=number, nodes=nodes, started=times.stamp(draft.now))
+def begin(draft: Draft[FineTuneJobStatus], number: int, nodes: int, records: str) -> Attempt:
+    """Claim an attempt in the status, which is written before anything of it is made; `records` is its folder."""
+    attempt = Attempt(number=number, nodes=nodes, records=records, started=times.stamp(draft.now))
     draft.update(attempts=[*draft.status.attempts, attempt][-KEPT:], nodes=nodes)
     return attempt
 

@@ -4,30 +4,30 @@ from pydantic import ValidationError
 
 from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainReached
-from anneal_api.runs import attempt_folder
 from anneal_operator import outcomes, times
+from anneal_operator.decision import EVENT_LIMIT
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import attempts, avoid, faults, finish
 from anneal_operator.finetunejob.causes import POLICIES, Cause, End
 from anneal_operator.finetunejob.faults import Judgement
-from anneal_operator.finetunejob.resources import Site
-from anneal_operator.observed import JobView
+from anneal_operator.observed import JobView, PodView
 
 
-def conclude(
-    draft: Draft[FineTuneJobStatus], site: Site, spec: FineTuneJobSpec, job: JobView, end: End
-) -> None:
+def conclude(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec, job: JobView, end: End) -> None:
     """End the current attempt and say what follows; its Job goes, unless it has failed and shows why."""
     judgement = faults.judge(end, draft.status, spec.fault_policy, draft.now)
-    _record(draft, site, job, end)
+    _record(draft, job, end)
     _charge(draft, spec, judgement)
     if job.active:
         draft.remove(job)
     draft.condition("Training", False, end.reason, end.message, quiet=True)
+    attempt = draft.status.attempts[-1]
     if judgement.fatal:
-        finish.fail(draft, end.reason, f"attempt {job.attempt}: {end.message}; {judgement.fatal}")
+        finish.fail(
+            draft, end.reason, _told(f"attempt {job.attempt}", f"{end.message}; {judgement.fatal}", attempt)
+        )
         return
-    text = f"attempt {job.attempt} ({end.cause}){_where(draft.status.attempts[-1])}: {end.message}"
+    text = _told(f"attempt {job.attempt} ({end.cause}){_where(attempt)}", end.message, attempt)
     draft.event("AttemptEnded", text, "attempt", str(job.attempt), warning=True)
     if end.node and POLICIES[end.cause].blames_node:
         unused = not draft.status.attempts[-1].training
@@ -40,27 +40,40 @@ def _where(attempt: Attempt) -> str:
     return node + (f", {attempt.lost_steps} steps lost" if attempt.lost_steps is not None else "")
 
 
-def _record(draft: Draft[FineTuneJobStatus], site: Site, job: JobView, end: End) -> None:
-    reached = _said(job) or (None if POLICIES[end.cause].saves else _seen(draft.status))
-    place = f" (records: {attempt_folder(site.run, job.attempt)})"
-    text = end.message[: max(0, attempts.MESSAGE_LIMIT - len(place))] + place
+def _told(who: str, message: str, attempt: Attempt) -> str:
+    """Return what a person reads of an end: where its records are comes through however long the message."""
+    place = f"; records: {attempt.records}" if attempt.records else ""
+    return f"{who}: {message}"[: max(0, EVENT_LIMIT - len(place))] + place
+
+
+def _record(draft: Draft[FineTuneJobStatus], job: JobView, end: End) -> None:
+    reached = _said(draft.status, job) or (None if POLICIES[end.cause].saves else _seen(draft.status))
     lost = None
     if reached is not None:
         lost = max(0, reached.step - (reached.checkpoint or 0))
         attempts.reached(draft, reached.step)
-    attempts.end_current(draft, end.cause, end.reason, text, end.node, lost_steps=lost)
+    attempts.end_current(draft, end.cause, end.reason, end.message, end.node, lost_steps=lost)
 
 
-def _said(job: JobView) -> TrainReached | None:
-    """Return how far the attempt got in its own words."""
-    for pod in job.pods:
-        said = outcomes.parse(pod)
-        try:
-            if said is not None and said.result:
-                return TrainReached.model_validate(said.result)
-        except ValidationError:
-            continue
-    return None
+def _said(status: FineTuneJobStatus, job: JobView) -> TrainReached | None:
+    """Return how far the attempt got in the words of all its pods; only the first one hears of every checkpoint.
+
+    Where that one is gone without a word, the newest checkpoint that was seen counts, too.
+    """
+    said = [found for pod in job.pods if (found := _reached(pod)) is not None]
+    if not said:
+        return None
+    saved = [status.checkpoints.latest] if status.checkpoints else []
+    known = [step for step in [*saved, *(found.checkpoint for found in said)] if step is not None]
+    return TrainReached(step=max(found.step for found in said), checkpoint=max(known, default=None))
+
+
+def _reached(pod: PodView) -> TrainReached | None:
+    said = outcomes.parse(pod)
+    try:
+        return TrainReached.model_validate(said.result) if said is not None and said.result else None
+    except ValidationError:
+        return None
 
 
 def _seen(status: FineTuneJobStatus) -> TrainReached | None:

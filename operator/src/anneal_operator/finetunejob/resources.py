@@ -9,6 +9,9 @@ from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import (
     ENV_ATTEMPT,
+    ENV_FLIGHT_PIPE,
+    ENV_FLIGHT_RECORD,
+    ENV_GRACE,
     ENV_NODES,
     ENV_RENDEZVOUS,
     FLIGHT_PIPE,
@@ -37,12 +40,12 @@ TRAIN_GRACE = 120
 """Seconds a training group gets to save a checkpoint."""
 FLIGHT_RECORDER = {
     "TORCH_FR_BUFFER_SIZE": "2000",
-    "TORCH_FR_DUMP_TEMP_FILE": FLIGHT_RECORD,
+    ENV_FLIGHT_RECORD: FLIGHT_RECORD,
     "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": FLIGHT_RECORD,
-    "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": FLIGHT_PIPE,
+    ENV_FLIGHT_PIPE: FLIGHT_PIPE,
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
 }
-"""NCCL's flight recorder keeps the last collectives; the launcher asks for them when a rank hangs."""
+"""torch's flight recorder keeps the last collectives; the launcher asks for them when a rank hangs."""
 DELETE_TTL = 600
 
 
@@ -171,6 +174,7 @@ def _train_work(site: Site, name: str, attempt: int, nodes: int, avoided: Sequen
             **FLIGHT_RECORDER,
             ENV_ATTEMPT: str(attempt),
             ENV_NODES: str(nodes),
+            ENV_GRACE: str(TRAIN_GRACE),
             ENV_RENDEZVOUS: f"{name}-0.{service_name(site)}:{RENDEZVOUS_PORT}",
         },
         ports={"metrics": PROGRESS_PORT},

@@ -20,7 +20,7 @@ def follow(
     if left <= 0:
         because = f": {why.message}" if why else ""
         text = f"the group was not whole after {limit} s (spec.workers.startTimeoutSeconds){because}"
-        ending.conclude(draft, site, spec, job, End(Cause.START_TIMEOUT, "StartTimeout", text))
+        ending.conclude(draft, spec, job, End(Cause.START_TIMEOUT, "StartTimeout", text))
         _resize(draft, observed, site, job)
         return
     draft.wake(min(left, 15))

@@ -81,7 +81,11 @@ def arrived(shown: ProgressStatus | None, result: TrainResult) -> ProgressStatus
         "total_steps": max(last.total_steps, result.step),
         "time_left_seconds": None,
     }
-    return last.model_copy(update={**end, "validation_loss": number(result.validation_loss)})
+    losses = {
+        "loss": last.loss if result.loss is None else number(result.loss),
+        "validation_loss": number(result.validation_loss),
+    }
+    return last.model_copy(update=end | losses)
 
 
 def checkpoints(shown: Progress) -> CheckpointStatus:

@@ -3,6 +3,7 @@
 from anneal_api.base import LABEL_STAGE
 from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainResult
+from anneal_api.runs import attempt_folder
 from anneal_operator import nodes, outcomes, times
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import (
@@ -58,7 +59,7 @@ def _next(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> At
     if not draft.status.attempts:
         # After a lost status the newest group there is counts as the current attempt.
         seen = observed.children.of_stage("train")[-1:]
-        return attempts.begin(draft, seen[0].attempt if seen else 1, seen[0].completions if seen else wanted)
+        return _begin(draft, site, seen[0].attempt if seen else 1, seen[0].completions if seen else wanted)
     last = draft.status.attempts[-1]
     left = faults.delay(draft.status, draft.uid) - times.seconds_since(last.ended, draft.now)
     if left > 0:
@@ -68,7 +69,11 @@ def _next(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> At
         draft.wake(3)
         return None
     avoid.refresh(draft, observed.pool, wanted)
-    return attempts.begin(draft, last.number + 1, wanted)
+    return _begin(draft, site, last.number + 1, wanted)
+
+
+def _begin(draft: Draft[FineTuneJobStatus], site: Site, number: int, nodes: int) -> Attempt:
+    return attempts.begin(draft, number, nodes, attempt_folder(site.run, number))
 
 
 def _still_saving(draft: Draft[FineTuneJobStatus], observed: Observed, last: Attempt) -> bool:
@@ -156,7 +161,7 @@ def _failed(
     if left > 0:
         draft.wake(left)
     else:
-        ending.conclude(draft, site, spec, job, end)
+        ending.conclude(draft, spec, job, end)
 
 
 def _alive(

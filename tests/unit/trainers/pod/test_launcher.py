@@ -1,8 +1,10 @@
 """Process 1 with real rank processes: exit codes, prompt ends, hangs, SIGTERM, progress."""
 
 import json
+import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,14 +16,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from anneal_api.finetunejob import FineTuneJobSpec
-from anneal_api.outcome import EXIT_CODES, Outcome
-from anneal_trainers.pod import out_of_memory, ranks
+from anneal_api.outcome import EXIT_CODES, Outcome, TrainReached
+from anneal_api.runs import FineTuneRun
+from anneal_trainers.pod import attempt_records, out_of_memory, ranks, verdicts
+from anneal_trainers.pod import launcher as launcher_module
 from anneal_trainers.pod.launcher import Launcher
 from anneal_trainers.pod.progress import serve
 from anneal_trainers.pod.ranks import Limits, Rank
 
 HEAD = "import os, sys, time, json, signal\nsay = lambda m: os.write(int(os.environ['ANNEAL_CHANNEL']), json.dumps(m).encode() + b'\\n')\n"
 WAIT = "time.sleep(60)"
+STOPPED = "say({'phase': 'compute'}); time.sleep(60)"
 BEAT = "say({'phase': 'compute', 'batch': '1 x 99 positions of step 7'})"
 SPEC = FineTuneJobSpec.model_validate(
     {
@@ -36,12 +41,13 @@ def launcher(
     *codes: str,
     hang: float | None = 30,
     start: float = 30,
-    dumps: str | None = None,
+    stop: float = math.inf,
+    folder: str | None = None,
     words: Path | None = None,
 ) -> Launcher:
     commands = [[sys.executable, "-S", "-c", HEAD + code] for code in codes]
     told = [{"RANK": str(n)} for n in range(len(codes))]
-    return Launcher(commands, told, Limits(start, hang), SPEC, dumps, words)
+    return Launcher(commands, told, Limits(start, hang, stop), SPEC, folder, words)
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +65,10 @@ def outcome_of(verdict: str, reason: str) -> str:
     [("Succeeded", "Done"), ("Refused", "Bad"), ("Retry", "Preempted"), ("Failed", "Boom")],
 )
 def test_a_ranks_outcome_is_the_pods(verdict: str, reason: str) -> None:
-    found = launcher(outcome_of(verdict, reason)).run()
-    assert (found.verdict, found.reason, found.result) == (verdict, reason, {"x": 1})
+    reached = "say({'progress': {'step': 4}}); say({'writing': False, 'checkpoint': 3}); "
+    found = launcher(reached + outcome_of(verdict, reason)).run()
+    told = {"x": 1} if verdict == "Succeeded" else {"step": 4, "checkpoint": 3}
+    assert (found.verdict, found.reason, found.result) == (verdict, reason, told)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def test_of_ranks_that_ended_together_the_one_that_lost_its_peer_is_not_blamed()
         group._start(command, {})
     for rank in group.ranks:
         rank.process.wait()
-    assert group._cause().number == 1
+    assert verdicts.to_blame(group.ranks).number == 1
 
 
 @pytest.mark.parametrize(("kills", "reason"), [([2, 3], "OutOfMemory"), ([2, 2], "RankKilled")])
@@ -148,12 +156,103 @@ def test_an_error_is_told_with_the_end_of_what_was_printed() -> None:
 
 
 def test_silence_is_a_hang_and_stacks_are_kept(tmp_path: Path) -> None:
-    code = "import faulthandler; faulthandler.register(signal.SIGUSR1); say({'phase': 'compute'}); time.sleep(60)"
-    found = launcher(code, hang=0.5, start=0.5, dumps=f"file://{tmp_path}/stacks").run()
+    code = (
+        f"import faulthandler; faulthandler.register(signal.SIGUSR1); print('before', flush=True); {STOPPED}"
+    )
+    group = launcher(code, hang=0.5, start=0.5, folder=f"file://{tmp_path}")
+    found = group.run()
     assert (found.verdict, found.reason) == ("Failed", "Hang")
     assert "phase compute" in found.message
-    dumps = list((tmp_path / "stacks").iterdir())
-    assert "most recent call first" in dumps[0].read_text()
+    group.leave_records()
+    stacks = (tmp_path / "stacks" / f"{os.uname().nodename}-rank-0.stacks").read_text()
+    assert "most recent call first" in stacks
+    assert "before" not in stacks
+
+
+def test_a_failed_attempt_leaves_its_records_in_the_store(tmp_path: Path) -> None:
+    fails = f"say({{'progress': {{'step': 7}}}}); print('printed'); {BEAT}; raise ValueError('boom')"
+    group = launcher(WAIT, fails, folder=f"file://{tmp_path}/attempt-3")
+    assert group.run().verdict == "Failed"
+    group.leave_records()
+    pod = os.uname().nodename
+    left = {str(p.relative_to(tmp_path / "attempt-3")) for p in tmp_path.rglob("*") if p.is_file()}
+    of_ranks = {
+        f"{kind.format(pod, n)}"
+        for kind in ("logs/{}-rank-{}.log", "heartbeats/{}-rank-{}.jsonl")
+        for n in (0, 1)
+    }
+    assert left == {*of_ranks, f"memory/{pod}.txt"}
+    log = (tmp_path / "attempt-3" / f"logs/{pod}-rank-1.log").read_text()
+    assert "printed" in log
+    assert "ValueError: boom" in log
+    beats = (tmp_path / "attempt-3" / f"heartbeats/{pod}-rank-1.jsonl").read_text().splitlines()
+    assert [json.loads(beat)["step"] for beat in beats] == [7, 7]
+    assert json.loads(beats[-1])["batch"] == "1 x 99 positions of step 7"
+    memory = (tmp_path / "attempt-3" / f"memory/{pod}.txt").read_text()
+    assert "at the start\n" in memory
+    assert "at the end\n" in memory
+
+
+def test_ranks_end_then_the_outcome_is_told_then_records_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that never answers is no new failure, and delays nothing but the launcher's own end."""
+    order: list[str] = []
+    group = launcher(WAIT, "os.kill(os.getpid(), signal.SIGKILL)", folder=f"file://{tmp_path}")
+
+    def never(folder: str, content: object, seconds: float) -> None:
+        ended = [rank.process.poll() for rank in group.ranks]
+        order.append(f"stored for {seconds:.0f} s after {ended}")
+
+    monkeypatch.setattr(attempt_records, "store", never)
+    monkeypatch.setattr(launcher_module, "of_run", lambda run: group)
+    monkeypatch.setattr(launcher_module, "read_run", lambda kind: None)
+    monkeypatch.setattr(launcher_module, "report", lambda outcome: order.append(f"told {outcome.reason}"))
+    assert launcher_module.main() == EXIT_CODES["Failed"]
+    assert order == ["told RankKilled", f"stored for 1 s after {[-signal.SIGKILL] * 2}"]
+
+
+def test_a_run_that_succeeds_leaves_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = launcher("sys.exit(0)", folder=f"file://{tmp_path}")
+    monkeypatch.setattr(launcher_module, "of_run", lambda run: group)
+    monkeypatch.setattr(launcher_module, "read_run", lambda kind: None)
+    monkeypatch.setenv("ANNEAL_TERMINATION_LOG", str(tmp_path / "termination"))
+    assert launcher_module.main() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["termination"]
+
+
+def test_ranks_that_do_not_stop_are_ended_before_the_kubelet_does(tmp_path: Path) -> None:
+    ignoring = "[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGTERM, signal.SIGUSR1)]"
+    stubborn = f"{ignoring}; say({{'progress': {{'step': 5}}, 'checkpoint': 4}}); {STOPPED}"
+    group = launcher(stubborn, stop=0.3)
+    group._start(group._commands[0], {})
+    while group.ranks[0].phase != "compute":
+        time.sleep(0.02)
+    group._terminate()
+    found = group._watch()
+    assert (found.verdict, found.reason) == ("Retry", "Preempted")
+    assert "rank 0 of this pod had not 0 s later, in phase compute" in found.message
+    assert verdicts.reached(group.ranks) == TrainReached(step=5, checkpoint=4)
+    assert group.ranks[0].code == -signal.SIGKILL
+
+
+def test_grace_leaves_time_for_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FineTuneRun.model_validate(
+        {
+            "namespace": "n",
+            "name": "j",
+            "uid": "0123456789",
+            "spec": SPEC.model_dump(),
+            "accelerator": {"name": "cpu", "memoryGib": 1},
+        }
+    )
+    monkeypatch.setenv("ANNEAL_GRACE_SECONDS", "100")
+    monkeypatch.setenv("ANNEAL_ATTEMPT", "2")
+    made = launcher_module.of_run(run)
+    assert made._limits.stop == 90
+    assert made._folder == "file:///unused/n/runs/j-01234567/attempt-2"
+    monkeypatch.delenv("ANNEAL_GRACE_SECONDS")
+    assert launcher_module.of_run(run)._limits.stop == math.inf
 
 
 def test_a_rank_that_waits_for_another_pod_is_not_the_culprit() -> None:
@@ -162,7 +261,8 @@ def test_a_rank_that_waits_for_another_pod_is_not_the_culprit() -> None:
 
 
 def test_the_silence_allowed_is_five_steps_and_at_least_a_minute() -> None:
-    rank = Rank.__new__(Rank)
+    rank = Rank(0, 0, subprocess.Popen(["true"]))
+    rank.process.wait()
     rank.progress, rank.steps, rank.phase = {"step": 1}, deque([10.0, 30.0, 20.0]), "compute"
     assert Limits(600, None).of(rank) == 100
     assert Limits(600, 7).of(rank) == 7
@@ -195,7 +295,7 @@ def told_to_stop(group: Launcher) -> Outcome:
     """Return how ranks are judged that end once their pod was told to stop."""
     for command in group._commands:
         group._start(command, {})
-    group._terminated = True
+    group._terminated = time.monotonic()
     return group._watch()
 
 
@@ -224,7 +324,7 @@ def test_sigterm_while_ranks_are_started_reaches_those_that_run(monkeypatch: pyt
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
         started.append(thread)
-        if len(started) == 3:  # the server's, the first rank's, and now the second's
+        if len(started) == 5:  # the server's, the first rank's three, and now the second's first
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
@@ -244,9 +344,8 @@ def test_sigterm_before_a_ranks_first_step_is_a_preemption() -> None:
 def test_progress_and_metrics_are_what_the_first_rank_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANNEAL_ATTEMPT", "3")
     group = launcher(WAIT)
-    rank = Rank.__new__(Rank)
-    rank.number, rank.steps, rank.stepped, rank.phase, rank.batch = 0, deque(), None, "", ""
-    rank.figures = {}
+    rank = Rank(0, 0, subprocess.Popen(["true"]))
+    rank.process.wait()
     progress = {"step": 3, "totalSteps": 9, "loss": 1.5, "taskLosses": {"a": 2.5}}
     rank.hear({"progress": progress}, 100.0)
     rank.hear({"progress": progress}, 100.5)

@@ -107,7 +107,7 @@ def test_killed_at_any_point_a_run_ends_as_one_left_alone(make_run: Any, tmp_pat
     prepare.prepare(alone)
     steps = whole(alone, tmp_path)
     choose = random.Random(seed)
-    saving = [("_sync", choose.randint(1, 4), 0), ("Staging.copy", 2, 0), ("_write_local", 1, 0)]
+    saving = [("flush_to_disk", choose.randint(1, 4), 0), ("Staging.copy", 2, 0), ("_write_local", 1, 0)]
     points = [
         ("Supervised.measure", choose.randint(5, 9), choose.randrange(3)),
         ("validate", 2, choose.randrange(3)),

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from anneal_runtime.errors import TryAgain
+from anneal_trainers.pod import flight
 
 COLLECTIVE_TIMEOUT = timedelta(hours=24)
 """Hangs are judged by the launcher's heartbeats, not by this."""
@@ -80,6 +81,8 @@ def join_group(rank: int, world: int, rendezvous: str, timeout: float) -> Group:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         _choose_interface(host)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
+        if backend == "gloo":
+            flight.answer(rank)
     except (RuntimeError, OSError) as error:
         raise TryAgain(
             "GroupNotWhole",

@@ -3,27 +3,24 @@
 A rank is judged by its exit code and by its heartbeats, never by a collective's timeout. When one fails, the
 others of the pod are killed at once, as they can only wait for it. SIGTERM goes to the ranks, which agree
 to stop after a step, save, and end with 75. /progress and /metrics are served from here, so they
-answer while ranks compute. No torch here: it would cost every pod's process 1 seconds and hundreds of megabytes.
+answer while ranks compute. An attempt that does not succeed leaves its records in the store, once its ranks have ended
+and its outcome is told. No torch here: it would cost every pod's process 1 seconds and hundreds of megabytes.
 """
 
-import contextlib
-import json
+import math
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_api.runs import (
     ENV_ATTEMPT,
+    ENV_GRACE,
     ENV_NODE_RANK,
     ENV_NODES,
     ENV_RENDEZVOUS,
@@ -31,15 +28,13 @@ from anneal_api.runs import (
     RENDEZVOUS_PORT,
     FineTuneRun,
     Progress,
+    attempt_folder,
 )
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import read_run, report, termination_log
-from anneal_runtime.storage import join, resolve
-from anneal_trainers.pod import metrics, out_of_memory
-from anneal_trainers.pod.channel import ENV_CHANNEL
+from anneal_trainers.pod import attempt_records, cgroup, flight, metrics, out_of_memory, processes, verdicts
 from anneal_trainers.pod.progress import serve
 from anneal_trainers.pod.ranks import Limits, Rank
-from anneal_trainers.records.runs import attempt_folder, runs_folder
 
 POLL_SECONDS = 0.1
 LAST_SECONDS, LEAVE_SECONDS = 0.5, 10.0
@@ -47,23 +42,42 @@ LAST_SECONDS, LEAVE_SECONDS = 0.5, 10.0
 they were told to end: it has curves to close."""
 WRITE_SECONDS = 20.0
 """Time a checkpoint in flight gets to be written whole: without it, all steps since the one before are lost."""
-DUMP_SECONDS = 1.0
-"""Time ranks get to write their stacks before a hung group is killed."""
+DUMP_SECONDS, FLIGHT_SECONDS = 1.0, 5.0
+"""Time ranks get to write their stacks before a hung group is killed, and at most their flight records."""
+CRASH_STORE_SECONDS, STORE_SECONDS = 1.0, 3.0
+"""Time the store gets for the records: after a crash the pod is gone within 2 s, and its peers' word is waited for
+5 s by the operator. More after a hang, which was no matter of seconds: flight records may be megabytes."""
+SAVING_SHARE = 0.9
+"""Of the grace period, for ranks to save and end; the rest is for those that do not, and for the records."""
 ENV_PORT = "ANNEAL_PROGRESS_PORT"
 
 
 def main() -> int:
     """Run the pod's share of the training group; return the exit code."""
     try:
-        run = read_run(FineTuneRun)
-        commands = [
-            [sys.executable, "-m", "anneal_trainers", "rank"]
-        ] * run.spec.workers.accelerators_per_node
-        limits = Limits(run.spec.workers.start_timeout_seconds, run.spec.fault_policy.hang_timeout_seconds)
-        words = termination_log()
-        outcome = Launcher(commands, environments(run), limits, run.spec, _dumps_uri(run), words).run()
+        launcher = of_run(read_run(FineTuneRun))
     except Refused as error:
-        outcome = Outcome(verdict="Refused", reason=error.reason, message=error.message)
+        return _told(Outcome(verdict="Refused", reason=error.reason, message=error.message))
+    code = _told(launcher.run())
+    if code:
+        launcher.leave_records()
+    return code
+
+
+def of_run(run: FineTuneRun) -> "Launcher":
+    """Return the launcher of this pod."""
+    workers = run.spec.workers
+    commands = [[sys.executable, "-m", "anneal_trainers", "rank"]] * workers.accelerators_per_node
+    limits = Limits(
+        workers.start_timeout_seconds,
+        run.spec.fault_policy.hang_timeout_seconds,
+        SAVING_SHARE * float(os.environ.get(ENV_GRACE, "inf")),
+    )
+    folder = attempt_folder(run, int(os.environ.get(ENV_ATTEMPT, "1")))
+    return Launcher(commands, environments(run), limits, run.spec, folder, termination_log())
+
+
+def _told(outcome: Outcome) -> int:
     report(outcome)
     return EXIT_CODES[outcome.verdict]
 
@@ -97,86 +111,86 @@ class Launcher:
         environments: Sequence[dict[str, str]],
         limits: Limits,
         spec: FineTuneJobSpec,
-        dumps_uri: str | None = None,
+        folder: str | None = None,
         last_words: Path | None = None,
     ) -> None:
         self._commands = commands
         self._environments = environments
         self._limits = limits
         self._spec = spec
-        self._dumps_uri = dumps_uri
+        self._folder = folder
         self._last_words = last_words
-        self._terminated = False
+        self._terminated: float | None = None
         self._kills = out_of_memory.kills()
-        self._scratch = Path(mkdtemp(prefix="anneal-launcher-"))
-        self._listeners: list[threading.Thread] = []
+        self._memory = cgroup.memory()
+        self._dumps = attempt_records.Dumps()
         self.ranks: list[Rank] = []
 
     def run(self) -> Outcome:
-        """Return what became of the group's ranks on this pod."""
+        """Return what became of the group's ranks on this pod; all of them have ended then."""
         signal.signal(signal.SIGTERM, lambda *_: self._terminate())
         server = serve(self.progress, self.metrics, int(os.environ.get(ENV_PORT, PROGRESS_PORT)))
+        if self._folder is not None:
+            attempt_records.warm(self._folder)
         try:
             for command, extra in zip(self._commands, self._environments, strict=True):
                 self._start(command, extra)
-            return self._watch()
+            return verdicts.completed(self._watch(), self.ranks)
         finally:
-            self._kill()
-            for listener in self._listeners:
-                listener.join(DUMP_SECONDS)  # what it still hears must not overwrite the outcome
+            self._kill()  # what is still heard must not overwrite the outcome
             if server is not None:
                 server.shutdown()
                 server.server_close()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def leave_records(self) -> None:
+        """Store what a person needs to know of an attempt that did not succeed; its ranks have ended."""
+        if self._folder is None:
+            return
+        memory = f"at the start\n{self._memory}at the end\n{cgroup.memory()}"
+        offset = time.time() - time.monotonic()
+        content = attempt_records.files(os.uname().nodename, self.ranks, self._dumps, memory, offset)
+        seconds = STORE_SECONDS if self._dumps.stacks else CRASH_STORE_SECONDS
+        attempt_records.store(self._folder, content, seconds)
 
     def _start(self, command: list[str], extra: dict[str, str]) -> None:
-        number = len(self.ranks)
-        reading, writing = os.pipe()
-        stderr = self._scratch / f"rank-{number}.stderr"
-        with stderr.open("wb") as errors:
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **extra, ENV_CHANNEL: str(writing)},
-                pass_fds=[writing],
-                stderr=errors,
-                start_new_session=True,
-            )
-        os.close(writing)
-        rank = Rank(number, process, stderr)
-        stream = os.fdopen(reading)
-        listener = threading.Thread(target=self._listen, args=(rank, stream), daemon=True)
-        listener.start()
-        self._listeners.append(listener)
+        rank = processes.start(len(self.ranks), command, extra, self._hear)
         # Listed first, asked then: a SIGTERM that comes meanwhile finds the rank one way or the other.
         self.ranks.append(rank)
-        if self._terminated:
-            _signal(rank, signal.SIGTERM)
+        if self._terminated is not None:
+            processes.send(rank, signal.SIGTERM)
 
-    def _listen(self, rank: Rank, stream: Any) -> None:
-        with stream:
-            for line in stream:
-                rank.hear(message := json.loads(line), time.monotonic())
-                if self._last_words is not None and rank.number == 0 and message.get("batch"):
-                    words = out_of_memory.last_words(self._spec, rank.phase, rank.batch)
-                    self._last_words.write_text(words)
+    def _hear(self, rank: Rank, message: dict[str, Any]) -> None:
+        if self._last_words is not None and rank.number == 0 and message.get("batch"):
+            self._last_words.write_text(out_of_memory.last_words(self._spec, rank.phase, rank.batch))
 
     def _watch(self) -> Outcome:
         while True:
-            if self._failed():
-                self._let_end()
-                cause = self._cause()
-                self._kill()
-                return self._describe(cause)
-            if all(rank.process.poll() == 0 for rank in self.ranks):
-                time.sleep(POLL_SECONDS)  # the last message may still be in the pipe
+            now = time.monotonic()
+            if verdicts.failed(self.ranks):
+                return self._end_failed()
+            if all(rank.code == 0 for rank in self.ranks):
+                processes.finish_reading(self.ranks, DUMP_SECONDS)
                 return self.ranks[0].outcome or Outcome(verdict="Succeeded", reason="Done")
-            if (hung := self._hung(time.monotonic())) is not None:
-                return self._end_hang(hung)
-            if self._terminated and (stranded := self._stranded(time.monotonic())) is not None:
-                self._kill()
-                text = f"stopped by SIGTERM while rank {stranded.number} of this pod waited for another pod"
-                return Outcome(verdict="Retry", reason="PeerLost", message=f"{text}, which gave no sign")
+            if (hung := verdicts.hung(self.ranks, self._limits, now)) is not None:
+                self._dump()
+                return verdicts.of_hung(hung, time.monotonic())
+            if self._terminated is not None and (stranded := verdicts.stranded(self.ranks, now)) is not None:
+                return verdicts.of_stranded(stranded)
+            if now >= self._stops_at() and (late := self._alive()):
+                self._dump()
+                return verdicts.of_overdue(late[0], self._limits.stop)
             time.sleep(POLL_SECONDS)
+
+    def _stops_at(self) -> float:
+        return math.inf if self._terminated is None else self._terminated + self._limits.stop
+
+    def _end_failed(self) -> Outcome:
+        self._let_end()
+        rank = verdicts.to_blame(self.ranks)
+        self._kill()
+        code, terminated = rank.process.returncode, self._terminated is not None
+        oom = out_of_memory.kills() > self._kills
+        return verdicts.of_failed(rank, code, self._spec, terminated=terminated, oom=oom)
 
     def _let_end(self) -> None:
         """Wait a moment: a cause may be about to end, too, and last messages still be in the pipes.
@@ -184,96 +198,40 @@ class Launcher:
         A checkpoint in flight is waited for, and then as long again for the rank whose it is to end.
         """
         began = time.monotonic()
-        patience = LEAVE_SECONDS if self._terminated else LAST_SECONDS
+        patience = LAST_SECONDS if self._terminated is None else LEAVE_SECONDS
         end = began + patience
-        while time.monotonic() < end and (alive := [r for r in self.ranks if r.process.poll() is None]):
-            if any(rank.writing for rank in alive):
+        while time.monotonic() < min(end, self._stops_at()) and self._alive():
+            if any(rank.writing for rank in self._alive()):
                 end = max(end, min(time.monotonic() + patience, began + WRITE_SECONDS))
             time.sleep(POLL_SECONDS)
-        time.sleep(POLL_SECONDS)
+        ended = [rank for rank in self.ranks if rank.code is not None]
+        processes.finish_reading(ended, POLL_SECONDS)
 
-    def _failed(self) -> list[Rank]:
-        return [rank for rank in self.ranks if rank.process.poll() not in (None, 0)]
+    def _alive(self) -> list[Rank]:
+        return [rank for rank in self.ranks if rank.code is None]
 
-    def _cause(self) -> Rank:
-        """Return the rank to blame: one that lost its peer is a victim, though it may be the first to end."""
-        doomed = [
-            r for r in self.ranks if r.outcome is not None and r.outcome.verdict in ("Refused", "Failed")
-        ]
-        return min([*doomed, *self._failed()], key=lambda rank: (_asks_again(rank), rank.number))
-
-    def _hung(self, now: float) -> Rank | None:
-        silent = [
-            rank
-            for rank in self.ranks
-            if rank.process.poll() is None and now - rank.heard > self._limits.of(rank)
-        ]
-        return min(silent, key=lambda rank: (rank.phase == "reduce", rank.heard), default=None)
-
-    def _stranded(self, now: float) -> Rank | None:
-        """Return a rank that cannot save after SIGTERM: its peers' node was lost, and with it their answer."""
-        waits = (rank for rank in self.ranks if rank.process.poll() is None and rank.strands(now))
-        return next(waits, None)
-
-    def _describe(self, rank: Rank) -> Outcome:
-        _show(rank)
-        if rank.outcome is not None:
-            return rank.outcome
-        code, tail = rank.process.returncode, _tail(rank.stderr)
-        if self._terminated and code in (-signal.SIGTERM, EXIT_CODES["Retry"]):
-            return Outcome(
-                verdict="Retry", reason="Preempted", message="stopped by SIGTERM before the first step"
-            )
-        if code < 0:
-            return self._describe_killed(rank, signal.Signals(-code).name, tail)
-        verdicts = {number: verdict for verdict, number in EXIT_CODES.items()}
-        return Outcome(
-            verdict=verdicts.get(code, "Failed"),
-            reason="RankFailed",
-            message=f"rank {rank.number} of this pod ended with exit code {code}: {tail}",
-        )
-
-    def _describe_killed(self, rank: Rank, name: str, tail: str) -> Outcome:
-        who = f"rank {rank.number} of this pod was ended by {name}"
-        if name == "SIGKILL" and out_of_memory.kills() > self._kills:
-            why = out_of_memory.describe(self._spec, rank.phase, rank.batch)
-            return Outcome(verdict="Failed", reason="OutOfMemory", message=f"{who}: {why}")
-        return Outcome(
-            verdict="Failed", reason="RankKilled", message=f"{who} in phase {rank.phase} {rank.batch} {tail}"
-        )
-
-    def _end_hang(self, hung: Rank) -> Outcome:
+    def _dump(self) -> None:
+        """Ask ranks for their stacks and flight records while they live; end them."""
+        marks = {rank.overall: rank.output.mark() for rank in self.ranks}
+        asked = time.monotonic()
         for rank in self.ranks:
-            _signal(rank, signal.SIGUSR1)
-        time.sleep(DUMP_SECONDS)
-        self._keep_dumps()
+            processes.send(rank, signal.SIGUSR1)
+        self._dumps.flights = flight.collect(marks, FLIGHT_SECONDS)
+        time.sleep(max(0.0, asked + DUMP_SECONDS - time.monotonic()))
         self._kill()
-        silent = time.monotonic() - hung.heard
-        message = f"rank {hung.number} of this pod gave no sign for {silent:.0f} s in phase {hung.phase}"
-        if hung.phase == "reduce":
-            return Outcome(verdict="Retry", reason="PeerHung", message=f"{message}: it waits for another pod")
-        return Outcome(verdict="Failed", reason="Hang", message=message)
-
-    def _keep_dumps(self) -> None:
-        for rank in self.ranks:
-            _show(rank)
-            if self._dumps_uri is not None:
-                with contextlib.suppress(OSError):
-                    filesystem, path = resolve(self._dumps_uri)
-                    filesystem.makedirs(path, exist_ok=True)
-                    name = f"{os.uname().nodename}-rank-{rank.number}.stacks"
-                    filesystem.put_file(str(rank.stderr), f"{path}/{name}")
+        self._dumps.stacks = {rank.overall: rank.output.since(marks[rank.overall]) for rank in self.ranks}
 
     def _terminate(self) -> None:
-        self._terminated = True
+        self._terminated = self._terminated or time.monotonic()
         for rank in self.ranks:
-            _signal(rank, signal.SIGTERM)
+            processes.send(rank, signal.SIGTERM)
 
     def _kill(self) -> None:
         for rank in self.ranks:
-            _signal(rank, signal.SIGKILL)
+            processes.send(rank, signal.SIGKILL)
         for rank in self.ranks:
             rank.process.wait()
+        processes.finish_reading(self.ranks, DUMP_SECONDS)
 
     def progress(self) -> Progress:
         """Return where the run stands, as the first rank of the pod last said."""
@@ -293,28 +251,3 @@ class Launcher:
         if first is not None and first.steps:
             figures["step_seconds"] = first.steps[-1]
         return metrics.text(figures | (first.figures if first is not None else {}))
-
-
-def _dumps_uri(run: FineTuneRun) -> str:
-    attempt = int(os.environ.get(ENV_ATTEMPT, "1"))
-    return join(attempt_folder(runs_folder(run), attempt), "stacks")
-
-
-def _asks_again(rank: Rank) -> bool:
-    if rank.outcome is not None:
-        return rank.outcome.verdict == "Retry"
-    return rank.process.poll() == EXIT_CODES["Retry"]
-
-
-def _signal(rank: Rank, number: int) -> None:
-    if rank.process.poll() is None:
-        rank.process.send_signal(number)
-
-
-def _show(rank: Rank) -> None:
-    sys.stderr.write(rank.stderr.read_text(errors="replace"))
-    sys.stderr.flush()
-
-
-def _tail(path: Path) -> str:
-    return path.read_text(errors="replace").strip()[-600:]

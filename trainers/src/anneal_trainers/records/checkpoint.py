@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from anneal_runtime.artifacts import sha256
 from anneal_runtime.errors import Refused
-from anneal_runtime.storage import is_local, resolve
+from anneal_runtime.storage import flush_to_disk, is_local, resolve
 from anneal_trainers.records.runs import names_in, storage_away
 from anneal_trainers.records.staging import Tensors
 
@@ -100,8 +100,11 @@ def write(uri: str, state: State, tensors: Tensors) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
     _fill(partial, state, tensors)
+    flush_to_disk(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+    for folder in (target.parent, target.parent.parent):  # or the name is lost, and what was pruned for it
+        flush_to_disk(folder)
 
 
 def load(uri: str, run: str) -> Checkpoint | None:
@@ -137,20 +140,15 @@ def _state(uri: str, written: dict[str, Any]) -> State:
 def _fill(folder: Path, state: State, tensors: Tensors) -> Path:
     save_file(tensors, folder / TENSORS)
     whole: dict[str, Any] = asdict(replace(state, sha256=_digest(asdict(state), folder / TENSORS)))
-    _sync(folder / TENSORS)
+    flush_to_disk(folder / TENSORS)
     (folder / STATE).write_text(json.dumps(whole))
-    _sync(folder / STATE)
+    flush_to_disk(folder / STATE)
     return folder
 
 
 def _digest(written: Mapping[str, Any], tensors: Path) -> str:
     content = json.dumps({**written, "sha256": ""}, sort_keys=True)
     return hashlib.sha256(f"{content}\n{sha256(tensors)}".encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def name_of(step: int) -> str:

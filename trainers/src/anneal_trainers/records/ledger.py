@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from anneal_runtime.storage import is_local, join, resolve
+from anneal_runtime.storage import flush_to_disk, is_local, join, resolve
 from anneal_trainers.records.runs import attempt_folder, attempts, names_in
 
 DIGEST_BYTES = 8
@@ -96,6 +96,6 @@ def _write_local(file: Path, text: str) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     with partial.open("w") as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    flush_to_disk(partial)
     partial.rename(file)
+    flush_to_disk(file.parent)

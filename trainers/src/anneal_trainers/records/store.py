@@ -149,7 +149,7 @@ class Store:
         """
         for uri in sorted(self._found(), key=step_of, reverse=True):
             if (loaded := checkpoint.load(uri, self._run)) is not None:
-                self._verified = loaded[0].step
+                self._verified = self.latest = loaded[0].step
                 return loaded
         return None
 

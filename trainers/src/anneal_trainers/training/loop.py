@@ -56,7 +56,10 @@ def train(run: Run) -> checkpoint.State:
         NonFiniteLoss: SKIP_LIMIT steps in a row were skipped.
     """
     optimizer = make_optimizer(run.trainee)
-    state = resume(run.store, run.group, run.trainee, optimizer) or enter(run, first_state(run), 0)
+    resumed = resume(run.store, run.group, run.trainee, optimizer)
+    if resumed:
+        run.channel.send({"checkpoint": resumed.step})  # all a launcher knows until one of this attempt's
+    state = resumed or enter(run, first_state(run), 0)
     try:
         while True:
             state = train_phase(run, state, optimizer)
