@@ -160,7 +160,10 @@ class Driver(World):
     def restless(self, kind: str, name: str) -> list[str]:
         """Return what one more look writes, by an operator that has just started and that nothing disturbs."""
         rested = Faulty(self.server, Plan(self.plan.scenario))
-        Reconciler(rested, self.pods, self.config, lambda: self.now).reconcile(self.key(kind, name))
+        try:
+            Reconciler(rested, self.pods, self.config, lambda: self.now).reconcile(self.key(kind, name))
+        except Exception as error:
+            return [repr(error)]
         return [f"{what} once more" for what, _ in rested.changes]
 
 
