@@ -1,6 +1,8 @@
 """A seeded model artifact whose logits are far from uniform, with the rows that quantise and gate need."""
 
+import ctypes
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,22 @@ ROPE = {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0}
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+class SignalStack(ctypes.Structure):
+    """stack_t of sigaltstack(2)."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_signal_stack() -> Iterator[None]:
+    """Give the thread its signal stack back: of two OpenVINO cores the one that ends last leaves that of the first,
+    which is freed, and the next signal of any test in this process would be handled there."""
+    libc, stack = ctypes.CDLL(None), SignalStack()
+    libc.sigaltstack(None, ctypes.byref(stack))
+    yield
+    libc.sigaltstack(ctypes.byref(stack), None)
 
 
 def write_model(folder: Path, **config: object) -> Path:
