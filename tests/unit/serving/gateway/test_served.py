@@ -28,6 +28,7 @@ from anneal_serving import engine, inspect_stage, quantize
 
 HELLO: Any = [{"role": "user", "content": "def f(x):"}]
 SLOTS = 4
+pytestmark = pytest.mark.slow
 READY_SECONDS = 120.0
 
 

@@ -296,7 +296,10 @@ def told_to_stop(group: Launcher) -> Outcome:
     for command in group._commands:
         group._start(command, {})
     group._terminated = time.monotonic()
-    return group._watch()
+    try:
+        return group._watch()
+    finally:
+        group._kill()
 
 
 def test_a_rank_told_to_stop_whose_peers_are_gone_without_a_word_is_not_waited_for(

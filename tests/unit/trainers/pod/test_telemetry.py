@@ -92,6 +92,7 @@ def test_mlflow_gets_every_step_once_and_all_attempts_are_one_run(
     ]
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))

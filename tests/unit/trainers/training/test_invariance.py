@@ -304,6 +304,7 @@ def test_ranks_together_measure_every_row_of_an_epoch_once_and_part_no_pair(
     assert sorted(seen) == sorted([*range(len(split))] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["supervised", "dpo"])
 def test_a_real_model_computes_in_packs_on_three_ranks_what_it_computes_row_by_row(
     tiny: Path, objective: str

@@ -131,6 +131,7 @@ def assemble(run: FineTuneRun, attempt: int, stop: StopFlag) -> Run:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qlora", "lora"])
 def test_a_stopped_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(make_run: Any, kind: str) -> None:
     fields = {
