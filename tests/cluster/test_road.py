@@ -65,7 +65,8 @@ def test_two_pods_trained_on_two_nodes_of_the_training_pool(team: Kube, job: Jso
 
 
 def test_what_was_made_is_named_by_digest(team: Kube, job: Json) -> None:
-    artifacts = job["status"]["artifacts"]
+    artifacts = dict(job["status"]["artifacts"])
+    assert artifacts.pop("report") == f"{artifacts['dataset']['uri']}/report.html"
     assert set(artifacts) == {"dataset", "adapter", "evaluation", "merged"}
     manifest = read(team, artifacts["merged"]["uri"], "manifest.json")
     assert manifest["kind"] == "model"
