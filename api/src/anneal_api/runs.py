@@ -53,14 +53,18 @@ class FineTuneRun(Model):
     inspection: FineTuneInspection | None = None
 
 
-def attempt_folder(run: FineTuneRun, attempt: int) -> str:
-    """Return where an attempt leaves its checkpoints and ledger, and when it does not succeed its pods' records.
+def runs_folder(run: FineTuneRun) -> str:
+    """Return where a run's working state lies: a folder an attempt, and what all attempts share beside."""
+    return f"{run.spec.output.uri.rstrip('/')}/{run.namespace}/runs/{run.name}-{run.uid[:8]}"
+
+
+def attempt_folder(runs: str, attempt: int) -> str:
+    """Return where, in a run's folder, an attempt leaves its checkpoints and ledger, and when it does not succeed its pods' records.
 
     Those of pod P's rank N in the whole group: logs/P-rank-N.log, heartbeats/P-rank-N.jsonl, and after a hang
     stacks/P-rank-N.stacks and flight/P-rank-N; of the pod: memory/P.txt.
     """
-    name = f"{run.name}-{run.uid[:8]}"
-    return f"{run.spec.output.uri.rstrip('/')}/{run.namespace}/runs/{name}/attempt-{attempt}"
+    return f"{runs}/attempt-{attempt}"
 
 
 class DeploymentRun(Model):

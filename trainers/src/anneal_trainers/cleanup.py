@@ -4,12 +4,12 @@ from typing import get_args
 
 from anneal_api.artifacts import Kind
 from anneal_api.base import Model
-from anneal_api.runs import FineTuneRun
+from anneal_api.runs import FineTuneRun, runs_folder
 from anneal_runtime.artifacts import published
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
-from anneal_trainers.records.runs import names_in, runs_folder
+from anneal_trainers.records.runs import names_in
 
 
 class Deleted(Model):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from anneal_api.outcome import EXIT_CODES, Outcome
-from anneal_api.runs import FineTuneRun
+from anneal_api.runs import FineTuneRun, runs_folder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import read_run
 from anneal_trainers import train
@@ -29,7 +29,7 @@ from anneal_trainers.pod.ranks import Limits
 from anneal_trainers.prepare import inspection
 from anneal_trainers.records import checkpoint, ledger
 from anneal_trainers.records.ledger import Entry
-from anneal_trainers.records.runs import attempts, runs_folder
+from anneal_trainers.records.runs import attempts
 from anneal_trainers.records.store import Store, Timer
 from anneal_trainers.training import assess, loop
 from anneal_trainers.training.resume import resume

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anneal_api.runs import FineTuneRun
+from anneal_api.runs import FineTuneRun, runs_folder
 from anneal_runtime.stage import read_run
 from anneal_trainers import tuned
 from anneal_trainers.data import dataset
 from anneal_trainers.data.dataset import Split
 from anneal_trainers.records import ledger
 from anneal_trainers.records.ledger import DIGEST_BYTES, Entry
-from anneal_trainers.records.runs import runs_folder
 
 WINDOW, LEAST = 64, 8
 FACTOR = 6.0

@@ -12,7 +12,7 @@ from typing import Any
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.base import Model, wire
 from anneal_api.outcome import EXIT_CODES, Outcome, TrainResult
-from anneal_api.runs import ENV_ATTEMPT, FineTuneRun
+from anneal_api.runs import ENV_ATTEMPT, FineTuneRun, runs_folder
 from anneal_runtime.artifacts import publishing
 from anneal_runtime.errors import Refused, TryAgain
 from anneal_runtime.stage import read_run
@@ -27,7 +27,6 @@ from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import is_peer_loss, join_group
 from anneal_trainers.prepare import inspection, producer
 from anneal_trainers.records import checkpoint
-from anneal_trainers.records.runs import runs_folder
 from anneal_trainers.records.store import Store, Timer
 from anneal_trainers.training import loop
 from anneal_trainers.training.run import Run, StopFlag

@@ -3,7 +3,7 @@
 from anneal_api.base import LABEL_STAGE
 from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainResult
-from anneal_api.runs import attempt_folder
+from anneal_api.runs import attempt_folder, runs_folder
 from anneal_operator import nodes, outcomes, times
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import (
@@ -73,7 +73,7 @@ def _next(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> At
 
 
 def _begin(draft: Draft[FineTuneJobStatus], site: Site, number: int, nodes: int) -> Attempt:
-    return attempts.begin(draft, number, nodes, attempt_folder(site.run, number))
+    return attempts.begin(draft, number, nodes, attempt_folder(runs_folder(site.run), number))
 
 
 def _still_saving(draft: Draft[FineTuneJobStatus], observed: Observed, last: Attempt) -> bool:

@@ -18,10 +18,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_pods import Pod, environment_of, start_pods
 
-from anneal_api.runs import FineTuneRun
+from anneal_api.runs import FineTuneRun, runs_folder
 from anneal_trainers import prepare
 from anneal_trainers.records import ledger
-from anneal_trainers.records.runs import runs_folder
 
 CRASH = """
 import os, signal, sys, threading

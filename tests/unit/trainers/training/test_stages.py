@@ -15,7 +15,7 @@ from thread_ranks import stop_in
 from training_pods import start_pods
 
 from anneal_api.base import ArtifactRef
-from anneal_api.runs import FineTuneRun
+from anneal_api.runs import FineTuneRun, runs_folder
 from anneal_runtime.artifacts import open_artifact
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import TryAgain
@@ -29,7 +29,6 @@ from anneal_trainers.export import export
 from anneal_trainers.inspect_stage import inspect
 from anneal_trainers.pod.channel import Channel
 from anneal_trainers.pod.group import Group
-from anneal_trainers.records.runs import runs_folder
 from anneal_trainers.records.store import Store
 from anneal_trainers.training import loop
 from anneal_trainers.training.run import Run, StopFlag

@@ -29,6 +29,7 @@ from anneal_api.runs import (
     FineTuneRun,
     Progress,
     attempt_folder,
+    runs_folder,
 )
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import read_run, report, termination_log
@@ -73,7 +74,7 @@ def of_run(run: FineTuneRun) -> "Launcher":
         run.spec.fault_policy.hang_timeout_seconds,
         SAVING_SHARE * float(os.environ.get(ENV_GRACE, "inf")),
     )
-    folder = attempt_folder(run, int(os.environ.get(ENV_ATTEMPT, "1")))
+    folder = attempt_folder(runs_folder(run), int(os.environ.get(ENV_ATTEMPT, "1")))
     return Launcher(commands, environments(run), limits, run.spec, folder, termination_log())
 
 

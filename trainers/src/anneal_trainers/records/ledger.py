@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from anneal_api.runs import attempt_folder
 from anneal_runtime.storage import flush_to_disk, is_local, join, resolve
-from anneal_trainers.records.runs import attempt_folder, attempts, names_in
+from anneal_trainers.records.runs import attempts, names_in
 
 DIGEST_BYTES = 8
 """Of a row's digest: enough to tell apart the rows of any dataset."""

@@ -1,22 +1,11 @@
-"""A run's working folder: `<store>/<namespace>/runs/<name>-<uid>/attempt-<N>`, and what all attempts share beside."""
+"""What lies in a run's working folder, whose place `anneal_api.runs` says."""
 
 import contextlib
 import re
 from collections.abc import Iterator
 
-from anneal_api.runs import FineTuneRun
 from anneal_runtime.errors import TryAgain
-from anneal_runtime.storage import join, resolve
-
-
-def runs_folder(run: FineTuneRun) -> str:
-    """Return where this run's working state lies."""
-    return join(run.spec.output.uri, run.namespace, "runs", f"{run.name}-{run.uid[:8]}")
-
-
-def attempt_folder(runs: str, attempt: int) -> str:
-    """Return what an attempt writes to."""
-    return join(runs, f"attempt-{attempt}")
+from anneal_runtime.storage import resolve
 
 
 def attempts(runs: str) -> list[int]:

@@ -14,11 +14,12 @@ from dataclasses import replace
 
 import torch
 
+from anneal_api.runs import attempt_folder
 from anneal_runtime.errors import TryAgain
 from anneal_runtime.storage import join, resolve
 from anneal_trainers.records import checkpoint, ledger
 from anneal_trainers.records.checkpoint import STATE, Checkpoint, State, name_of, step_of, steps_in
-from anneal_trainers.records.runs import attempt_folder, names_in
+from anneal_trainers.records.runs import names_in
 from anneal_trainers.records.staging import Staging
 
 
