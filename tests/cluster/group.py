@@ -165,9 +165,6 @@ def times(seen: Observed, moment: float, unreachable: str = "") -> Times:
     assert trouble or absence, "the API server has told of nothing"
     assert ended
     assert following
-    assert trouble or absence, "the API server has told of nothing"
-    assert ended
-    assert following
     return Times(
         known=min(at for at in (trouble, absence) if at) - moment,
         alone=min(ends) - moment,
