@@ -44,12 +44,17 @@ def start(name: str, *command: object, namespace: str | None = None) -> None:
 
 
 def start_time(pid: int) -> str:
-    """Clock ticks since boot at which a process started; empty when there is none, or only its zombie."""
+    """Clock ticks since boot at which a process started; empty when there is none, or only its zombie.
+
+    A process that was killed looks like a zombie as soon as its first thread has ended, but holds its sockets until
+    the last one has. Fields of proc_pid_stat(5): state, number of threads, start time.
+    """
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    state, threads, started = fields[0], int(fields[17]), fields[19]
+    return "" if state in "ZX" and threads <= 1 else started
 
 
 def pid_of(name: str) -> int | None:
