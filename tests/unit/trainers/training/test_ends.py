@@ -1,0 +1,149 @@
+"""How an attempt ends, with real processes: told to stop at any moment, killed, and hung; what it leaves."""
+
+import json
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_pods import Pod, start_pods
+
+from anneal_api.runs import FineTuneRun, attempt_folder, runs_folder
+from anneal_trainers import prepare
+from anneal_trainers.records import ledger
+from anneal_trainers.records.store import Store
+
+HOOK = """
+import os, signal, sys, threading, time
+place, left = os.environ.get("AT"), [int(os.environ.get("CALL", "0"))]
+act = {
+    "stop": lambda: os.kill(os.getppid(), signal.SIGTERM),  # the launcher's
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "freeze": lambda: time.sleep(600),
+}[os.environ.get("ACT", "stop")]
+def watch(frame, event, argument):
+    if event == "call" and frame.f_code.co_qualname == place:
+        left[0] -= 1
+        if left[0] == 0:
+            act()
+class Late:
+    # From the loop on: watching the libraries load would take many times as long.
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "anneal_trainers.training.loop":
+            sys.setprofile(watch)
+            threading.setprofile(watch)
+if place and os.environ.get("RANK") == "1":
+    sys.meta_path.insert(0, Late)
+"""
+GRACE = 100
+STEP = "Tally.ask"
+"""A function that a step calls once, when its gradient is computed and before the ranks add up."""
+FIELDS: dict[str, Any] = {
+    "workers": {"acceleratorsPerNode": 2},
+    "optimization": {"learningRate": 0.01, "maxSteps": 40, "globalBatchRows": 4},
+    "checkpoint": {"everySteps": 3},
+    "evaluation": {"everySteps": 3},
+}
+
+
+def started(run: FineTuneRun, folder: Path, act: str, place: str, call: int) -> Pod:
+    """Start an attempt whose second rank acts at the given call of the function `place`."""
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(HOOK)
+    path = os.pathsep.join([str(folder / "hook"), os.environ.get("PYTHONPATH", "")])
+    extra = {
+        "ACT": act,
+        "AT": place,
+        "CALL": str(call),
+        "PYTHONPATH": path,
+        "ANNEAL_GRACE_SECONDS": str(GRACE),
+    }
+    extra |= {"TORCH_FR_DUMP_TEMP_FILE": f"{folder}/flight-"}
+    extra |= {"TORCH_NCCL_DEBUG_INFO_PIPE_FILE": f"{folder}/pipe-"}
+    (pod,) = start_pods(run, folder, **extra)
+    return pod
+
+
+def records(run: FineTuneRun) -> dict[str, Path]:
+    folder = Path(attempt_folder(runs_folder(run), 1).removeprefix("file://"))
+    return {f"{path.parent.name}/{path.name}": path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [(STEP, 2), ("save", 1), ("validate", 2)],
+    ids=["in a step", "in a save", "in a validation"],
+)
+def test_told_to_stop_at_any_moment_the_current_step_is_saved_within_the_grace_period(
+    make_run: Any, tmp_path: Path, place: str, call: int
+) -> None:
+    run = make_run(**FIELDS)
+    prepare.prepare(run)
+    code, outcome = started(run, tmp_path, "stop", place, call).finish()
+    assert (code, outcome.verdict, outcome.reason) == (75, "Retry", "Preempted"), outcome
+    assert "which is saved" in outcome.message  # and not that the launcher gave it up
+    found = Store(runs_folder(run), 2, run.inspection.keys.train, 2).newest()
+    assert found is not None
+    last = ledger.read(runs_folder(run))[-1].step
+    assert found[0].step == last < 40
+    assert outcome.result == {"step": last, "checkpoint": last}
+    assert {name.split("/")[0] for name in records(run)} >= {"logs", "heartbeats", "memory"}
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_its_group_and_the_records_follow(
+    make_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(**FIELDS)
+    prepare.prepare(run)
+    pod = started(run, tmp_path, "kill", STEP, 3)
+    killed = None
+    while pod.process.poll() is None:
+        if killed is None and "ended" in states(pod):
+            killed = time.monotonic()
+        time.sleep(0.005)
+    ended = time.monotonic()
+    code, outcome = pod.finish()
+    assert (code, outcome.reason) == (70, "RankKilled"), outcome
+    assert outcome.result["step"] >= 1
+    left = records(run)
+    name = f"{os.uname().nodename}-rank-1"
+    beats = [json.loads(line) for line in left[f"heartbeats/{name}.jsonl"].read_text().splitlines()]
+    assert beats[-1]["phase"] == "compute"
+    assert f"logs/{name}.log" in left
+    outcome_told = pod.message.stat().st_mtime_ns
+    assert all(path.stat().st_mtime_ns >= outcome_told for kind, path in left.items() if "logs/" in kind)
+    with capsys.disabled():
+        seconds = "unseen" if killed is None else f"{ended - killed:.2f} s"
+        print(f"\nfrom the SIGKILL of a rank to the end of its pod, records stored: {seconds}")
+
+
+def states(pod: Pod) -> set[str]:
+    """Return what the pod's ranks are: a zombie has ended, and its launcher has not looked yet."""
+    children = [
+        c
+        for t in Path(f"/proc/{pod.process.pid}/task").iterdir()
+        for c in (t / "children").read_text().split()
+    ]
+    return {"ended" if "State:\tZ" in Path(f"/proc/{c}/status").read_text() else "lives" for c in children}
+
+
+@pytest.mark.slow
+def test_a_hung_rank_leaves_stacks_and_the_flight_record_of_what_its_peers_wait_for(
+    make_run: Any, tmp_path: Path
+) -> None:
+    run = make_run(**FIELDS | {"faultPolicy": {"hangTimeoutSeconds": 20}})
+    prepare.prepare(run)
+    code, outcome = started(run, tmp_path, "freeze", STEP, 3).finish()
+    assert (code, outcome.reason) == (70, "Hang"), outcome
+    assert "rank 1 of this pod" in outcome.message
+    left = records(run)
+    pod = os.uname().nodename
+    assert "in accumulate" in left[f"stacks/{pod}-rank-1.stacks"].read_text()
+    traces = [pickle.loads(left[f"flight/{pod}-rank-{rank}"].read_bytes()) for rank in (0, 1)]
+    done = [int(trace["pg_status"]["0"]["last_enqueued_collective"]) for trace in traces]
+    assert done[0] == done[1] + 1
