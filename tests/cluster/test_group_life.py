@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.full]
 TOLERANCE = 0.02
 """Of the last validation loss after a group of another size: the same rows, summed up in another order."""
 TAKEOVER = 23.0
+LOST = {"NodeLost", "PeerLost"}
+"""What a group says whose node is gone: peers may notice before the cluster does, and be restarted elsewhere."""
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +76,8 @@ def small(team: Kube) -> Iterator[Path]:
     yield disk
     team.run("delete", "finetunejob", "full", "--ignore-not-found")
     team.run("delete", "pvc/small", f"pv/{team.namespace}")
+    # Its folder is the cluster's, which takes it along: a node's own mounts may hold it for a while.
     subprocess.run(["umount", "--lazy", disk], check=True)
-    disk.rmdir()
 
 
 def _on(disk: Path, namespace: str) -> list[Json]:
@@ -160,8 +162,12 @@ def test_a_group_goes_on_with_fewer_nodes_and_grows_back(
     assert condition(team.get("finetunejob", "shrunk"), "FullSize")["reason"] == "Shrunk"
     os.kill(witness.processes(group.pods(team, "shrunk")[-1], group.RANK)[0], signal.SIGKILL)
     done = team.wait("finetunejob", "shrunk", holds("Complete"), 600, "Complete")
-    assert [a["nodes"] for a in attempts(done)] == [3, 3, 2, 3]
-    assert [a["cause"] for a in attempts(done)[:3]] == ["NodeLost", "StartTimeout", "Crash"]
+    *gone, waited, smaller, grown = attempts(done)
+    assert [a["nodes"] for a in (waited, smaller, grown)] == [3, 2, 3]
+    assert [a["cause"] for a in (waited, smaller)] == ["StartTimeout", "Crash"]
+    # Peers of a lost node may say so long before the cluster does: the node is then tried once more.
+    assert 1 <= len(gone) <= 2
+    assert {a["cause"] for a in gone} <= LOST
     assert condition(done, "FullSize")["reason"] == "Grown"
     loss, expected = float(done["status"]["progress"]["validationLoss"]), float(quiet()[0])
     print(f"\nlast validation loss {loss}, of a quiet run {expected}")
@@ -199,7 +205,10 @@ def test_a_node_that_failed_twice_is_left_out_and_named(team: Kube) -> None:
     told = [e["message"] for e in team.list("events") if e["reason"] == "NodeSuspect"]
     assert len(told) == 1
     assert f"node {bad} has ended 2 attempts" in told[0]
-    assert [a["cause"] for a in attempts(done)] == ["NodeLost"] * 3 + [""]
+    *gone, last = attempts(done)
+    assert len(gone) == 3
+    assert {a["cause"] for a in gone} <= LOST
+    assert last["cause"] == ""
     assert {n["name"]: n["failures"] for n in done["status"]["avoided"]}[bad] == 2
 
 

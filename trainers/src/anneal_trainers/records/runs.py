@@ -31,9 +31,9 @@ def names_in(uri: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def storage_away(uri: str) -> Iterator[None]:
+def storage_away(uri: str, work: str = "read") -> Iterator[None]:
     """Tell an error of the storage at `uri` as one that may be over at the next attempt."""
     try:
         yield
     except OSError as error:
-        raise TryAgain("StorageAway", f"{uri} cannot be read: {error}") from error
+        raise TryAgain("StorageAway", f"{uri} cannot be {work}: {error}") from error

@@ -19,7 +19,7 @@ from anneal_runtime.errors import TryAgain
 from anneal_runtime.storage import join, resolve
 from anneal_trainers.records import checkpoint, ledger
 from anneal_trainers.records.checkpoint import STATE, Checkpoint, State, name_of, step_of, steps_in
-from anneal_trainers.records.runs import names_in
+from anneal_trainers.records.runs import names_in, storage_away
 from anneal_trainers.records.staging import Staging
 
 
@@ -180,8 +180,9 @@ class Store:
                 tensors = self._staging.copy(live, moment)
             finally:
                 self._staged.set()
-            ledger.write(self._own, lines)
-            checkpoint.write(join(self._own, name_of(state.step)), state, tensors)
+            with storage_away(self._own, "written"):
+                ledger.write(self._own, lines)
+                checkpoint.write(join(self._own, name_of(state.step)), state, tensors)
             self.latest = state.step
             self._prune(state)
         except BaseException as error:  # raised again by wait(), in the loop's thread
