@@ -125,11 +125,11 @@ AWAY = Refusal(503, "ServiceUnavailable")
 @pytest.mark.parametrize(
     ("refusal", "which", "seconds"),
     [
-        pytest.param(EXPIRED, lambda r: r.watches, 4, id="410-on-watches"),
-        pytest.param(BUSY_SERVER, lambda r: True, 8, id="429-on-everything"),
+        pytest.param(EXPIRED, lambda r: r.watches, 4, id="410-on-watches", marks=pytest.mark.full),
+        pytest.param(BUSY_SERVER, lambda r: True, 8, id="429-on-everything", marks=pytest.mark.full),
         pytest.param(BROKEN, lambda r: True, 8, id="500-on-everything"),
-        pytest.param(AWAY, lambda r: not r.writes, 8, id="503-on-reads"),
-        pytest.param(BROKEN, lambda r: r.writes, 8, id="500-on-writes"),
+        pytest.param(AWAY, lambda r: not r.writes, 8, id="503-on-reads", marks=pytest.mark.full),
+        pytest.param(BROKEN, lambda r: r.writes, 8, id="500-on-writes", marks=pytest.mark.full),
     ],
 )
 def test_refusals_end_and_work_goes_on(
@@ -157,6 +157,7 @@ def test_watches_that_expire_by_themselves_go_on(server: OwnServer, operator: Op
     assert operator.exit_code is None
 
 
+@pytest.mark.full
 def test_a_short_partition_is_bridged(server: OwnServer, operator: OperatorProcess) -> None:
     operator.proxy.cut()
     time.sleep(lease.DURATION / 2)
@@ -287,7 +288,10 @@ def pair(server: OwnServer, start: Start) -> tuple[OperatorProcess, OperatorProc
     return first, second
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGSTOP, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGKILL, signal.SIGTERM))],
+)
 def test_the_other_takes_over(
     server: OwnServer, pair: tuple[OperatorProcess, OperatorProcess], number: signal.Signals
 ) -> None:
