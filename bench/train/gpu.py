@@ -25,6 +25,7 @@ from report import Figure, record
 
 from anneal_api.finetunejob import Checkpoint
 from anneal_api.memory import ModelShape
+from anneal_runtime import model_shape
 from anneal_trainers.base import base_model, model, weights
 from anneal_trainers.data.packing import best_fit_decreasing
 from anneal_trainers.pod.group import Group
@@ -72,7 +73,7 @@ class Work:
     @property
     def shape(self) -> ModelShape:
         """The model's sizes."""
-        return base_model.shape_of(base_model.read_config(f"file://{self.job.model}"))
+        return model_shape.shape_of(base_model.read_config(f"file://{self.job.model}"))
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ LABEL_SECRET = f"{GROUP}/use"
 """A Secret is mounted only when it carries this label with the value `storage` or `gateway`."""
 ANNOTATION_RETRY = f"{GROUP}/retry"
 """On a FineTuneJob: another value tries a failed one again."""
+ANNOTATION_PAUSE = f"{GROUP}/pause-reconcile"
+"""On either resource, with the value `true`: the operator does nothing about it, whatever happens, until it is gone."""
 FINALIZER = f"{GROUP}/artifacts"
 
 

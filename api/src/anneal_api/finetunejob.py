@@ -555,6 +555,11 @@ class FineTuneJobStatus(Model):
     scores: Annotated[list[TaskScore], Field(max_length=64)] = []
     artifacts: FineTuneArtifacts = FineTuneArtifacts()
     plan: MemoryPlan | None = None
+    accelerator_seconds: int = Field(
+        0,
+        description="Accelerators times seconds that ended attempts held them: from when the group was made, with "
+        "queueName from its first step.",
+    )
     run: str = Field("", description="Identity of the plan this run follows.")
     start_time: str | None = None
     completion_time: str | None = None

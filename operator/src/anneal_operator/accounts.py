@@ -1,4 +1,4 @@
-"""What is counted when a status has been written: ends of attempts by cause, and the goodput of the run."""
+"""What is counted when a status has been written: ends of attempts by cause, their cost, and the goodput of the run."""
 
 from datetime import datetime
 
@@ -14,11 +14,19 @@ def follow(metrics: Metrics, resource: Object, status: Object, now: datetime) ->
     for attempt in _attempts(status):
         if attempt.get("ended") and attempt["number"] not in before and attempt.get("cause"):
             metrics.count("anneal_attempt_ends_total", cause=attempt["cause"])
+    meta = resource["metadata"]
+    place = {"namespace": meta["namespace"], "name": meta["name"]}
+    held = _held(status) - _held(resource.get("status", {}))
+    if held > 0:
+        metrics.count("anneal_accelerator_seconds_total", held, **place)
     share = goodput(stored_status(status), now)
     if share is not None:
-        meta = resource["metadata"]
-        metrics.tell("anneal_goodput_ratio", share, namespace=meta["namespace"], name=meta["name"])
+        metrics.tell("anneal_goodput_ratio", share, **place)
 
 
 def _attempts(status: Object) -> list[Object]:
     return list(status.get("attempts", []))
+
+
+def _held(status: Object) -> int:
+    return int(status.get("acceleratorSeconds", 0))

@@ -22,6 +22,10 @@ FAMILIES = {
     "anneal_errors_total": ("counter", "Looks that failed, by kind and class of error."),
     "anneal_writes_total": ("counter", "Writes to the API server, by verb and kind."),
     "anneal_attempt_ends_total": ("counter", "Attempts of training groups that ended, by cause."),
+    "anneal_accelerator_seconds_total": (
+        "counter",
+        "Accelerators times seconds that attempts held, counted when they end.",
+    ),
     "anneal_goodput_ratio": ("gauge", "Useful step time over the time since a job's first attempt began."),
 }
 Labels = tuple[tuple[str, str], ...]

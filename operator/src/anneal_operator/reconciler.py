@@ -19,6 +19,8 @@ from anneal_operator.modeldeployment.gather import Gatherer as ModelDeployments
 
 log = logging.getLogger(__name__)
 SOON = timedelta(seconds=0.5)
+PER_JOB = ("anneal_goodput_ratio", "anneal_accelerator_seconds_total")
+"""Figures that go with their job."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Reconciler:
     def _reconcile(self, key: Key) -> datetime | None:
         resource = self._cluster.get(key.kind, key.namespace, key.name)
         if resource is None:
-            self.metrics.forget("anneal_goodput_ratio", namespace=key.namespace, name=key.name)
+            for name in PER_JOB:
+                self.metrics.forget(name, namespace=key.namespace, name=key.name)
             return None
         now = self.clock()
         decision = self._decide(resource, now)

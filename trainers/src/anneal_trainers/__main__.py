@@ -22,6 +22,7 @@ STAGES = {
     "delete": "anneal_trainers.cleanup",
 }
 COMMANDS = {
+    "browse": "anneal_trainers.browse",
     "import": "anneal_trainers.import_model",
     "quickstart-data": "anneal_trainers.quickstart",
     "replay": "anneal_trainers.replay",

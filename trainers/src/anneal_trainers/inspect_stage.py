@@ -15,6 +15,7 @@ from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, Task
 from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFacts
 from anneal_api.runs import FineTuneRun
+from anneal_runtime import model_shape
 from anneal_runtime.artifacts import identity, reference, uri_of
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
@@ -48,7 +49,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         raise Refused("NotImplemented", "; ".join(reasons))
     telemetry.check(spec)
     base = sources.base_uri(spec.base_model)
-    shape = base_model.shape_of(base_model.read_config(base))
+    shape = model_shape.shape_of(base_model.read_config(base))
     base_model.check_fits(spec, shape)
     encoder = ChatEncoder.from_pretrained_folder(
         base_model.tokenizer_folder(spec, cache_folder()), spec.chat_template

@@ -7,10 +7,11 @@ from pydantic import ValidationError
 from anneal_api.base import Condition
 from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.profiles import OperatorConfig
-from anneal_operator import conditions
+from anneal_operator import conditions, pause
 from anneal_operator.decision import Decision
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import (
+    cost,
     deadline,
     deletion,
     finish,
@@ -33,12 +34,15 @@ def decide(observed: Observed, config: OperatorConfig, now: datetime) -> Decisio
     if observed.deleting:
         deletion.release(draft, observed, config)
         return draft.decision()
+    if pause.holds(draft):
+        return draft.decision()
     try:
         spec = observed.spec
     except ValidationError as error:
         draft.condition("Inspected", False, "InvalidSpec", str(error), warning=True)
         return draft.decision()
     _live(draft, observed, spec, config)
+    draft.update(accelerator_seconds=cost.charged(observed.status, draft.status, spec))
     status.finish(draft, spec)
     return draft.decision()
 

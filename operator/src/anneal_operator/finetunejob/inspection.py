@@ -5,7 +5,7 @@ A verdict holds for one spec: the inspect Job's name carries a hash of it, so a 
 
 from pydantic import ValidationError
 
-from anneal_api import memory
+from anneal_api import memory, sizing
 from anneal_api.base import wire
 from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus, MemoryPlan
 from anneal_api.outcome import FineTuneInspection, Outcome
@@ -118,20 +118,7 @@ def _accepted(draft: Draft[FineTuneJobStatus], site: Site, outcome: Outcome, con
 
 
 def _fits(draft: Draft[FineTuneJobStatus], run: FineTuneRun, found: FineTuneInspection) -> bool:
-    spec, preference = run.spec, run.spec.optimization.objective == "dpo"
-    workers = spec.workers
-    need = memory.training_plan(
-        found.shape,
-        memory.ACCELERATOR if run.accelerator.resource_name else memory.CPU,
-        quantized=spec.adapter.type == "qlora",
-        rank=spec.adapter.rank,
-        targets=spec.adapter.targets,
-        # Both answers of a pair are in one micro-batch.
-        tokens=spec.data.max_length * (2 if preference else 1),
-        memory_gib=run.accelerator.memory_gib,
-        sharded_by=workers.nodes * workers.accelerators_per_node if workers.strategy == "fsdp" else 1,
-        references=int(preference),
-    )
+    need = sizing.training(run.spec, found.shape, run.accelerator)
     gib = memory.GIB
     shown = MemoryPlan(
         needed=f"{need.needed / gib:.2f}", available=f"{need.available / gib:.2f}", detail=need.arithmetic

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from anneal_api import memory
+from anneal_api import sizing
 from anneal_api.base import ArtifactRef
 from anneal_api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, ServedVersion
 from anneal_api.outcome import DeploymentInspection, GateResult, Outcome, PublishResult
@@ -145,7 +145,7 @@ def _accept(
         text = f"spec.model.version: {pin} is not the digest of {version.uri} ({found.model.digest})"
         _refuse(draft, version, "Inspected", "VersionNotFound", text)
         return
-    need = _memory(site.run, found)
+    need = sizing.serving(site.run.spec, found.shape, site.run.accelerator)
     if not need.fits:
         text = (
             f"accelerator {site.run.accelerator.name} is too small for one replica: {need.arithmetic}; choose a "
@@ -166,19 +166,6 @@ def _remedy(run: DeploymentRun) -> str:
     # OpenVINO takes the cache of all sequences at once; TensorRT-LLM lets them queue for it.
     return (
         "maxBatchSize or maxSequenceLength" if run.spec.engine.runtime == "openvino" else "maxSequenceLength"
-    )
-
-
-def _memory(run: DeploymentRun, found: DeploymentInspection) -> memory.ServingPlan:
-    spec = run.spec
-    return memory.serving_plan(
-        found.shape,
-        group=None if spec.quantization.method == "none" else spec.quantization.group_size,
-        sequence=spec.engine.max_sequence_length,
-        batch=spec.engine.max_batch_size,
-        memory_gib=run.accelerator.memory_gib,
-        ranks=spec.engine.tensor_parallel_size,
-        cpu=spec.engine.runtime == "openvino",
     )
 
 

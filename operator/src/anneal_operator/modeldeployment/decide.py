@@ -12,6 +12,7 @@ from anneal_api.base import ArtifactRef
 from anneal_api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from anneal_api.profiles import OperatorConfig
 from anneal_api.unsupported import refused
+from anneal_operator import pause
 from anneal_operator.decision import Decision
 from anneal_operator.draft import Draft
 from anneal_operator.modeldeployment import adoption, autoscale, build, resources, rollout, status, versions
@@ -26,7 +27,7 @@ LONGEST_NAME = 50
 def decide(observed: Observed, config: OperatorConfig, now: datetime) -> Decision:
     """Return what to do about a ModelDeployment; depends on nothing but the arguments."""
     draft = Draft(observed.resource, "ModelDeployment", observed.status, now)
-    if observed.deleting:
+    if observed.deleting or pause.holds(draft):
         return draft.decision()
     try:
         spec = observed.spec

@@ -9,6 +9,7 @@ import torch
 from family_models import CPU, FAMILIES, LLAMA, SMALL, logits_alone, pack, plain, rows, trainee, write_family
 
 from anneal_api.finetunejob import FineTuneJobSpec
+from anneal_runtime import model_shape
 from anneal_runtime.errors import Refused
 from anneal_trainers import export
 from anneal_trainers.base import base_model, merge, weights
@@ -65,11 +66,11 @@ def test_deepseek_positions_are_a_quarter_of_what_they_are_without_scaling(folde
 
 def test_a_row_longer_than_the_sliding_window_does_not_fit() -> None:
     mistral = SMALL | FAMILIES["mistral"]
-    assert base_model.shape_of(mistral).max_positions == 64
-    assert base_model.shape_of(mistral | {"sliding_window": None}).max_positions == 256
+    assert model_shape.shape_of(mistral).max_positions == 64
+    assert model_shape.shape_of(mistral | {"sliding_window": None}).max_positions == 256
     qwen = SMALL | FAMILIES["qwen2"] | {"sliding_window": 64}
-    assert base_model.shape_of(qwen).max_positions == 256
-    assert base_model.shape_of(qwen | {"use_sliding_window": True}).max_positions == 64
+    assert model_shape.shape_of(qwen).max_positions == 256
+    assert model_shape.shape_of(qwen | {"use_sliding_window": True}).max_positions == 64
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_a_row_longer_than_the_sliding_window_does_not_fit() -> None:
 )
 def test_a_model_that_is_not_trained_here_is_refused_by_name(change: dict[str, Any], told: str) -> None:
     with pytest.raises(Refused, match=told) as refused:
-        base_model.shape_of(SMALL | LLAMA | change)
+        model_shape.shape_of(SMALL | LLAMA | change)
     assert refused.value.reason == "UnsupportedModel"
 
 
@@ -100,7 +101,7 @@ def test_a_config_that_cannot_be_read_or_states_no_size_is_refused(tmp_path: Pat
         base_model.read_config(f"file://{tmp_path}")
     sizes = {name: size for name, size in (SMALL | LLAMA).items() if name != "num_attention_heads"}
     with pytest.raises(Refused, match="config.json does not state num_attention_heads; copy the model again"):
-        base_model.shape_of(sizes)
+        model_shape.shape_of(sizes)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +119,13 @@ def test_a_config_that_states_something_odd_is_refused_by_field_and_value(
     change: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(Refused, match=told) as refused:
-        base_model.shape_of(SMALL | LLAMA | change)
+        model_shape.shape_of(SMALL | LLAMA | change)
     assert refused.value.reason == "InvalidModel"
 
 
 def test_a_config_without_the_name_of_its_type_has_a_shape() -> None:
     config = {name: value for name, value in (SMALL | LLAMA).items() if name != "model_type"}
-    assert base_model.shape_of(config) == base_model.shape_of(SMALL | LLAMA)
+    assert model_shape.shape_of(config) == model_shape.shape_of(SMALL | LLAMA)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_rows_that_are_no_whole_blocks_of_nf4_are_refused_but_for_lora(
             }
         )
 
-    shape = base_model.shape_of(SMALL | LLAMA | {field: size})
+    shape = model_shape.shape_of(SMALL | LLAMA | {field: size})
     base_model.check_fits(spec("lora"), shape)
     with pytest.raises(Refused, match=f"{told}.*set spec.adapter.type to lora"):
         base_model.check_fits(spec("qlora"), shape)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from anneal_api.artifacts import Producer
 from anneal_api.finetunejob import Adapter, FineTuneJobSpec
+from anneal_runtime import model_shape
 from anneal_runtime.artifacts import identity, publishing_at
 from anneal_runtime.errors import Refused
 from anneal_trainers.base import adapters, base_model, init_from, model
@@ -50,7 +51,7 @@ def check(
             "output": {"uri": "file:///store"},
         }
     )
-    return init_from.check(spec, digest, base_model.shape_of(base_model.read_config(f"file://{base}")), added)
+    return init_from.check(spec, digest, model_shape.shape_of(base_model.read_config(f"file://{base}")), added)
 
 
 def test_no_earlier_adapter_is_nothing_to_check(base: Path) -> None:

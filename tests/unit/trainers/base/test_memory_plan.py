@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from anneal_api.memory import CPU, GIB, LOGIT_CHUNK, training_plan
+from anneal_runtime import model_shape
 from anneal_trainers.base import base_model
 from anneal_trainers.training import losses
 
@@ -34,7 +35,7 @@ def test_the_plan_is_within_15_percent_of_the_peak(
 ) -> None:
     peak = measured_peak(tmp_path, shape, rank, tokens, kind)
     planned = training_plan(
-        base_model.shape_of(base_model.read_config(f"file://{tmp_path}/base")),
+        model_shape.shape_of(base_model.read_config(f"file://{tmp_path}/base")),
         CPU,
         quantized=kind == "qlora",
         rank=rank,

@@ -1,0 +1,1 @@
+"""`anneal`, also `kubectl anneal`: what runs and endpoints are doing, for the person who asked for them."""

@@ -1,0 +1,120 @@
+"""The cluster by way of kubectl: its configuration, its logins and its proxies are the user's own."""
+
+import contextlib
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from anneal_runtime.errors import Refused, TryAgain
+
+Object = dict[str, Any]
+READER_WAIT = "5m"
+"""How long a pod that reads a store may take to start: its image may have to be pulled."""
+RESOURCES = {"FineTuneJob": "finetunejobs.anneal.dev", "ModelDeployment": "modeldeployments.anneal.dev"}
+SHORT = {
+    "ftj": "FineTuneJob",
+    "finetunejob": "FineTuneJob",
+    "mdep": "ModelDeployment",
+    "modeldeployment": "ModelDeployment",
+}
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """A cluster and a namespace; those of kubectl's current context where they are not given."""
+
+    context: str | None = None
+    namespace: str | None = None
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line."""
+        context = ["--context", self.context] if self.context else []
+        namespace = ["--namespace", self.namespace] if self.namespace else []
+        return ["kubectl", *context, *namespace, *arguments]
+
+    def run(self, *arguments: str, text: str | None = None) -> str:
+        """Return what kubectl prints.
+
+        Raises:
+            Refused: what was asked for does not exist, or may not be asked for.
+            TryAgain: anything else, in kubectl's words.
+        """
+        done = subprocess.run(
+            self.command(*arguments), input=text, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = done.stderr.strip() or f"kubectl ended with {done.returncode}"
+            wrong = re.search(r"\((NotFound|Forbidden|Invalid)\)", said)
+            raise Refused(wrong[1], said) if wrong else TryAgain("KubectlFailed", said)
+        return done.stdout
+
+    def get(self, kind: str, name: str) -> Object:
+        """Return one object."""
+        return dict(json.loads(self.run("get", RESOURCES.get(kind, kind), name, "--output", "json")))
+
+    def select(self, kind: str, *arguments: str) -> list[Object]:
+        """Return the objects of a kind; `arguments` narrow them down as those of `kubectl get` do."""
+        return list(
+            json.loads(self.run("get", RESOURCES.get(kind, kind), "--output", "json", *arguments))["items"]
+        )
+
+    def find(self, name: str) -> Object:
+        """Return the resource of Anneal's that `name` means: `ftj/NAME`, `mdep/NAME`, or the only one called NAME."""
+        kind, _, rest = name.rpartition("/")
+        if kind:
+            if kind.lower() not in SHORT:
+                raise Refused(
+                    "UnknownKind", f"{name}: {kind} is none of {', '.join(SHORT)}; name one of these"
+                )
+            return self.get(SHORT[kind.lower()], rest)
+        found = [each for kind in RESOURCES for each in self.select(kind) if each["metadata"]["name"] == name]
+        if len(found) != 1:
+            many = (
+                "a FineTuneJob and a ModelDeployment are"
+                if found
+                else "no FineTuneJob and no ModelDeployment is"
+            )
+            raise Refused(
+                "NotFound",
+                f"{many} called {name} here; name ftj/{name} or mdep/{name}, or another --namespace",
+            )
+        return found[0]
+
+    @contextlib.contextmanager
+    def stream(self, *arguments: str) -> Iterator[Iterator[str]]:
+        """Yield the lines that kubectl prints, as they come; it is ended with the block."""
+        process = subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        try:
+            yield (line.rstrip("\n") for line in process.stdout)
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+    @contextlib.contextmanager
+    def forward(self, service: str, port: int) -> Iterator[str]:
+        """Yield the address on this machine that leads to a Service's port."""
+        with self.stream("port-forward", f"service/{service}", f":{port}", "--address", "127.0.0.1") as lines:
+            said = next(lines, "")
+            place = re.search(r"127\.0\.0\.1:(\d+)", said)
+            if place is None:
+                raise TryAgain(
+                    "NoWay", f"service/{service}: kubectl port-forward gave no port; {said or 'see above'}"
+                )
+            yield f"http://127.0.0.1:{place[1]}"
+
+    def answer(self, pod: Object) -> list[Object]:
+        """Run a pod to its end and return the JSON lines it printed; the pod goes whatever happens."""
+        name = self.run("create", "--filename", "-", "--output", "name", text=json.dumps(pod)).strip()
+        try:
+            said = self.run("logs", "--follow", "--pod-running-timeout", READER_WAIT, name)
+            ended = json.loads(self.run("get", name, "--output", "json"))
+        finally:
+            self.run("delete", name, "--wait=false", "--ignore-not-found")
+        if ended["status"]["phase"] == "Failed":
+            raise TryAgain("ReaderFailed", f"{name}: {said.strip()[-2000:] or 'it printed nothing'}")
+        return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
