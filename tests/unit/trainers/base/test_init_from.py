@@ -51,7 +51,9 @@ def check(
             "output": {"uri": "file:///store"},
         }
     )
-    return init_from.check(spec, digest, model_shape.shape_of(base_model.read_config(f"file://{base}")), added)
+    return init_from.check(
+        spec, digest, model_shape.shape_of(base_model.read_config(f"file://{base}")), added
+    )
 
 
 def test_no_earlier_adapter_is_nothing_to_check(base: Path) -> None:
