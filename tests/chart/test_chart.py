@@ -1,28 +1,20 @@
 """The chart as helm renders it: rights, security, schema, CRDs."""
 
+import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rendered import CHART, helm, of, render
 
-CHART = Path(__file__).parents[2] / "charts" / "anneal"
-
-
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["helm", "template", "anneal", str(CHART), "--kube-version", "1.34.4", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 
-def render(*arguments: str) -> list[dict[str, Any]]:
-    done = helm(*arguments)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def of(kind: str, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [document for document in documents if document["kind"] == kind]
+def config(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the operator's settings."""
+    (found,) = (c for c in of("ConfigMap", documents) if "config.yaml" in c["data"])
+    return dict(yaml.safe_load(found["data"]["config.yaml"]))
 
 
 def test_no_rule_has_a_wildcard_or_a_secret() -> None:
@@ -33,11 +25,30 @@ def test_no_rule_has_a_wildcard_or_a_secret() -> None:
             assert "pods/exec" not in rule["resources"]
 
 
-def test_watching_namespaces_takes_no_cluster_wide_right() -> None:
-    documents = render("--set", "watchNamespaces={a,b}")
+NAMESPACED = ["--set", "rbac.scope=namespace"]
+
+
+def test_namespace_scope_takes_no_cluster_wide_right() -> None:
+    documents = render(*NAMESPACED, "--set", "watchNamespaces={a,b}")
     assert not of("ClusterRole", documents)
     assert not of("ClusterRoleBinding", documents)
     assert [r["metadata"]["namespace"] for r in of("Role", documents)][:2] == ["a", "b"]
+    assert config(documents)["namespaces"] == ["a", "b"]
+
+
+def test_namespace_scope_alone_is_the_releases_own_namespace() -> None:
+    documents = render(*NAMESPACED, "--namespace", "team")
+    assert not of("ClusterRole", documents)
+    assert [r["metadata"]["namespace"] for r in of("Role", documents) if len(r["rules"]) > 3] == ["team"]
+    assert config(documents)["namespaces"] == ["team"]
+
+
+def test_cluster_scope_with_namespaces_reads_nodes_and_nothing_else_beyond_them() -> None:
+    documents = render("--set", "watchNamespaces={a}")
+    (everywhere,) = of("ClusterRole", documents)
+    assert everywhere["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}]
+    assert any("jobs" in rule["resources"] for rule in of("Role", documents)[0]["rules"])
+    assert config(render())["namespaces"] == []
 
 
 def test_nodes_are_read_in_cluster_scope_alone() -> None:
@@ -45,7 +56,16 @@ def test_nodes_are_read_in_cluster_scope_alone() -> None:
         return any("nodes" in rule["resources"] for rule in role["rules"])
 
     assert [reads_nodes(role) for role in of("ClusterRole", render())] == [True]
-    assert not any(reads_nodes(r) for r in of("Role", render("--set", "watchNamespaces={a,b}")))
+    assert not any(reads_nodes(r) for r in of("Role", render(*NAMESPACED, "--set", "watchNamespaces={a,b}")))
+
+
+def test_every_role_is_bound() -> None:
+    documents = render("--set", "watchNamespaces={a,b}")
+    for kind in ("Role", "ClusterRole"):
+        places = [
+            [o["metadata"].get("namespace") for o in of(k, documents)] for k in (kind, f"{kind}Binding")
+        ]
+        assert places[0] == places[1]
 
 
 def test_the_operator_is_restricted() -> None:
@@ -68,7 +88,7 @@ def test_of_two_operators_one_may_go_and_only_their_own_lease_is_theirs() -> Non
     assert deployment["spec"]["replicas"] == 2
     assert budget["spec"]["maxUnavailable"] == 1
     env = {e["name"]: e["value"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
-    (role,) = of("Role", documents)
+    (role,) = (r for r in of("Role", documents) if r["metadata"]["name"].endswith("-lease"))
     place = f"{role['metadata']['namespace']}/{role['rules'][1]['resourceNames'][0]}"
     assert env["ANNEAL_LEASE"] == place == f"anneal-system/{deployment['metadata']['name']}"
     assert [rule["verbs"] for rule in role["rules"]] == [["create"], ["get", "update"]]
@@ -95,6 +115,10 @@ def test_a_digest_wins_over_a_tag() -> None:
         ("images.operator.digest=latest", "digest"),
         ("acelerators={}", "acelerators"),
         ("accelerators[0].memoryGib=0", "memoryGib"),
+        ("rbac.scope=tenant", "scope"),
+        ("global.imageRegistry=a b", "imageRegistry"),
+        ("metrics.serviceMonitor.interval=often", "interval"),
+        ("networkPolicies.monitoring=null", "monitoring"),
     ],
 )
 def test_values_are_checked(setting: str, complaint: str) -> None:
@@ -103,9 +127,72 @@ def test_values_are_checked(setting: str, complaint: str) -> None:
     assert complaint in done.stderr
 
 
+def test_every_image_comes_from_the_registry_of_an_air_gapped_cluster() -> None:
+    documents = render("--set", "global.imageRegistry=mirror.local:5000/hub")
+    pods = [d["spec"]["template"]["spec"] for d in of("Deployment", documents)] + [
+        d["spec"] for d in of("Pod", documents)
+    ]
+    images = [*config(documents)["images"].values(), *(c["image"] for pod in pods for c in pod["containers"])]
+    assert len(images) == 5
+    assert all(image.startswith("mirror.local:5000/hub/anneal/") for image in images)
+    assert images[2] == "mirror.local:5000/hub/anneal/serving-trtllm:26.04"
+
+
 def test_profiles_for_plain_nodes_keep_the_names() -> None:
     def names(*arguments: str) -> list[str]:
-        (found,) = (c for c in of("ConfigMap", render(*arguments)))
-        return [p["name"] for p in yaml.safe_load(found["data"]["config.yaml"])["accelerators"]]
+        return [p["name"] for p in config(render(*arguments))["accelerators"]]
 
     assert names() == names("--values", str(CHART / "values-cpu.yaml"))
+
+
+def test_the_releases_test_is_restricted_and_may_touch_nothing_but_its_job() -> None:
+    documents = render("--namespace", "system", "--set", "watchNamespaces={a,b}")
+    hooks = [d for d in documents if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    assert sorted(d["kind"] for d in hooks) == ["Pod", "Role", "RoleBinding", "ServiceAccount"]
+    (pod,), (role,) = of("Pod", hooks), of("Role", hooks)
+    assert pod["spec"]["containers"][0]["command"][-1] == role["metadata"]["namespace"] == "a"
+    assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    assert role["rules"] == [
+        {"apiGroups": ["anneal.dev"], "resources": ["finetunejobs"], "verbs": ["create", "get", "delete"]}
+    ]
+    (alone,) = of("Pod", render("--namespace", "system"))
+    assert alone["spec"]["containers"][0]["command"][-1] == "system"
+
+
+def test_replicas_and_gateways_have_budgets_where_they_are_asked_for() -> None:
+    asked = ["--set", "disruptionBudgets.enabled=true", "--set", "watchNamespaces={a,b}"]
+    found = {
+        (d["metadata"]["namespace"], d["spec"]["selector"]["matchLabels"].get("anneal.dev/stage"))
+        for d in budgets(asked)
+    }
+    assert {(n, s) for n, s in found if s} == {(n, s) for n in "ab" for s in ("serve", "gateway")}
+    assert len(budgets([])) == 1
+
+
+def budgets(arguments: list[str]) -> list[dict[str, Any]]:
+    return of("PodDisruptionBudget", render(*arguments))
+
+
+def test_helm_finds_nothing_to_complain_of() -> None:
+    done = subprocess.run(
+        ["helm", "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
+
+
+def test_every_value_is_described() -> None:
+    """The schema is the values' manual: what stands in values.yaml is in it, with a word about it."""
+
+    def undescribed(values: Any, schema: dict[str, Any], path: str) -> list[str]:
+        if "$ref" in schema:
+            schema = SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+        if not isinstance(values, dict) or "properties" not in schema:
+            return [] if "description" in schema else [path]
+        return [
+            p
+            for name, each in values.items()
+            for p in undescribed(each, schema["properties"][name], f"{path}.{name}")
+        ]
+
+    assert undescribed(yaml.safe_load((CHART / "values.yaml").read_text()), SCHEMA, "") == []

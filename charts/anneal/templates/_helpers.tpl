@@ -17,11 +17,28 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* A registry with its path, moved to global.imageRegistry where that is set: (list $ "ghcr.io/anneal"). */}}
+{{- define "anneal.rehost" -}}
+{{- $root := index . 0 -}}{{- $place := index . 1 -}}
+{{- with $root.Values.global.imageRegistry -}}
+{{ printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^[^/]+/" $place "") }}
+{{- else -}}{{ $place }}
+{{- end -}}
+{{- end }}
+
 {{/* Image reference from (list $ image): the digest when it is known, else the tag, else the chart's version. */}}
 {{- define "anneal.image" -}}
 {{- $root := index . 0 -}}{{- $image := index . 1 -}}
-{{- $base := printf "%s/%s" $root.Values.images.registry $image.name -}}
+{{- $base := include "anneal.rehost" (list $root (printf "%s/%s" $root.Values.images.registry $image.name)) -}}
 {{- if $image.digest -}}{{ $base }}@{{ $image.digest }}
 {{- else -}}{{ $base }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* Namespaces whose objects the operator may touch, as JSON; an empty list where it may touch all. */}}
+{{- define "anneal.namespaces" -}}
+{{- if .Values.watchNamespaces -}}{{ .Values.watchNamespaces | toJson }}
+{{- else if eq .Values.rbac.scope "namespace" -}}{{ list .Release.Namespace | toJson }}
+{{- else -}}[]
 {{- end -}}
 {{- end }}
