@@ -1,5 +1,5 @@
 # Each target is a script of a few lines; read the script to know what it does.
-.PHONY: demo test test-full check lock cluster clean-cluster images bench
+.PHONY: demo test test-full check lock cluster clean-cluster images bench docs
 
 demo:           ## the quick start: a model fine-tuned and served on this machine
 	scripts/demo
@@ -10,6 +10,8 @@ test-full:      ## the same with the long campaigns
 check:          ## format, lint, types, layers, generated files, unit tests
 	scripts/install venv
 	scripts/check
+docs:           ## the documentation as a site in build/site
+	scripts/docs
 lock:           ## requirement files from requirements/*.in
 	scripts/lock
 cluster:        ## the local cluster with the images of this checkout
