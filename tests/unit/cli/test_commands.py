@@ -124,6 +124,11 @@ def test_a_plot_is_drawn_from_the_store_and_leaves_no_pod(cluster: Answers, tmp_
     assert "learning rate" in run("plot", "tune").output
     assert calls(tmp_path)[-1] == "delete pod/anneal-reader-x --wait=false --ignore-not-found"
     assert set(data("plot", "tune")["losses"]) == {"loss", "write", "read"}
+
+
+@pytest.mark.slow  # matplotlib takes two seconds to import
+def test_a_plot_may_be_a_picture(cluster: Answers, tmp_path: Path) -> None:
+    reads(cluster, steps())
     assert run("plot", "tune", "--png", str(tmp_path / "curves.png")).exit_code == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -141,6 +146,7 @@ def test_a_run_without_steps_says_so(cluster: Answers) -> None:
     assert "NoSteps: tune has recorded no step" in run("plot", "tune").stderr
 
 
+@pytest.mark.slow  # matplotlib takes two seconds to import
 def test_a_report_is_written(cluster: Answers, tmp_path: Path) -> None:
     reads(cluster, steps())
     cluster(
@@ -149,7 +155,15 @@ def test_a_report_is_written(cluster: Answers, tmp_path: Path) -> None:
     )
     assert run("report", "tune", "--to", str(tmp_path / "report.html")).exit_code == 0
     assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_the_story_is_told(cluster: Answers) -> None:
+    cluster(
+        f"get events --output json --field-selector involvedObject.uid={job()['metadata']['uid']}",
+        {"items": []},
+    )
     assert data("why", "tune")["phase"] == "Training"
+    assert "attempt 1 began" in run("why", "tune").output
 
 
 def test_a_lineage_is_read_from_the_store(cluster: Answers) -> None:

@@ -39,6 +39,7 @@ def test_a_terminal_shows_every_curve_by_name(monkeypatch: pytest.MonkeyPatch) -
     assert "\x1b" in curves.terminal(curves.curves(steps()), colour=True)
 
 
+@pytest.mark.slow  # matplotlib takes two seconds to import
 def test_pictures_of_the_same_curves_are_the_same() -> None:
     got = curves.curves(steps(20))
     assert curves.image(got, "png").startswith(b"\x89PNG")

@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
 from objects import STATUS, job, steps
 
 from anneal_api.finetunejob import Attempt
@@ -31,6 +32,7 @@ class Wellformed(HTMLParser):
             assert self.open.pop() == tag
 
 
+@pytest.mark.slow  # matplotlib takes two seconds to import
 def test_the_page_tells_curves_scores_faults_cost_and_needs_no_network() -> None:
     page = report.page(job(status={**STATUS, "scores": SCORES, "acceleratorSeconds": 4711}), [], steps())
     for said in (
