@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from anneal_runtime.errors import Refused, TryAgain
 
 Object = dict[str, Any]
-READER_WAIT = "5m"
+LOOK_SECONDS = 0.5
+START_SECONDS = 300.0
 """How long a pod that reads a store may take to start: its image may have to be pulled."""
+HOPELESS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
 RESOURCES = {"FineTuneJob": "finetunejobs.anneal.dev", "ModelDeployment": "modeldeployments.anneal.dev"}
 SHORT = {
     "ftj": "FineTuneJob",
@@ -108,13 +111,43 @@ class Kubectl:
             yield f"http://127.0.0.1:{place[1]}"
 
     def answer(self, pod: Object) -> list[Object]:
-        """Run a pod to its end and return the JSON lines it printed; the pod goes whatever happens."""
+        """Run a pod to its end and return the JSON lines it printed; the pod goes whatever happens.
+
+        Raises:
+            TryAgain: it does not start, or it fails, in its own words.
+        """
         name = self.run("create", "--filename", "-", "--output", "name", text=json.dumps(pod)).strip()
         try:
-            said = self.run("logs", "--follow", "--pod-running-timeout", READER_WAIT, name)
-            ended = json.loads(self.run("get", name, "--output", "json"))
+            phase = self._end(name)
+            said = self.run("logs", name)
         finally:
             self.run("delete", name, "--wait=false", "--ignore-not-found")
-        if ended["status"]["phase"] == "Failed":
+        if phase == "Failed":
             raise TryAgain("ReaderFailed", f"{name}: {said.strip()[-2000:] or 'it printed nothing'}")
         return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+    def _end(self, name: str) -> str:
+        """Return the phase in which a pod ends. One that runs is ended by its own deadline, one that waits by ours."""
+        looks = 0
+        while True:
+            pod = json.loads(self.run("get", name, "--output", "json"))
+            phase = str(pod["status"].get("phase", "Pending"))
+            if phase in ("Succeeded", "Failed"):
+                return phase
+            if phase == "Pending" and (reason := waiting(pod, looks * LOOK_SECONDS)):
+                raise TryAgain("ReaderNotStarted", f"{name}: {reason}")
+            time.sleep(LOOK_SECONDS)
+            looks += 1
+
+
+def waiting(pod: Object, seconds: float) -> str:
+    """Return why a pod that has waited for so long will not start; empty where it still may."""
+    status = pod["status"]
+    states = [each.get("state", {}).get("waiting", {}) for each in status.get("containerStatuses", [])]
+    stuck = [state for state in states if state.get("reason") in HOPELESS]
+    if stuck:
+        return f"{stuck[0]['reason']}: {stuck[0].get('message', '')}"
+    if seconds < START_SECONDS:
+        return ""
+    said = [each["message"] for each in status.get("conditions", []) if each.get("message")]
+    return f"it has not started in {seconds:.0f} s: {'; '.join(said) or 'kubectl describe says more'}"

@@ -12,12 +12,13 @@ from objects import STATUS, deployment, job, plan_map, steps, told
 
 from anneal_cli import completion
 from anneal_cli.__main__ import anneal
+from anneal_cli.kubectl import waiting
 
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >> "$FAKE/calls"
 [ "$1" = create ] && { cat; echo; } >> "$FAKE/stdin"
 name=$(printf '%s' "$*" | tr ' /' '__')
-[ -f "$FAKE/$name" ] && exec cat "$FAKE/$name"
+[ -f "$FAKE/$name" ] && cat "$FAKE/$name" && { mv "$FAKE/$name.next" "$FAKE/$name" 2>/dev/null; exit 0; }
 echo "Error from server (NotFound): $*" >&2
 exit 1
 """
@@ -50,7 +51,7 @@ def reads(cluster: Answers, lines: list[dict[str, Any]], phase: str = "Succeeded
     plans = "--selector anneal.dev/finetunejob=tune,anneal.dev/stage=plan"
     cluster(f"get configmaps --output json {plans}", {"items": [plan_map()]})
     cluster("create --filename - --output name", "pod/anneal-reader-x\n")
-    cluster("logs --follow --pod-running-timeout 5m pod/anneal-reader-x", "\n".join(map(json.dumps, lines)))
+    cluster("logs pod/anneal-reader-x", "\n".join(map(json.dumps, lines)))
     cluster("get pod/anneal-reader-x --output json", {"status": {"phase": phase}})
     cluster("delete pod/anneal-reader-x --wait=false --ignore-not-found", "")
 
@@ -139,6 +140,34 @@ def test_a_reader_that_fails_is_removed_and_its_words_are_told(cluster: Answers,
     assert done.exit_code == 75
     assert "ReaderFailed" in done.stderr
     assert calls(tmp_path)[-1].startswith("delete pod/anneal-reader-x")
+
+
+def test_a_reader_that_is_still_starting_is_waited_for(
+    cluster: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("anneal_cli.kubectl.time.sleep", waits.append)
+    reads(cluster, steps())
+    cluster("get pod/anneal-reader-x --output json", {"status": {"phase": "Pending"}})
+    cluster("get pod/anneal-reader-x --output json.next", {"status": {"phase": "Succeeded"}})
+    assert run("plot", "tune").exit_code == 0
+    assert len(waits) == 1
+
+
+def test_a_reader_that_cannot_start_is_not_waited_for(cluster: Answers, tmp_path: Path) -> None:
+    reads(cluster, [])
+    state = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    pod = {"status": {"phase": "Pending", "containerStatuses": [state]}}
+    cluster("get pod/anneal-reader-x --output json", pod)
+    done = run("plot", "tune")
+    assert (done.exit_code, "ImagePullBackOff: no such image" in done.stderr) == (75, True)
+    assert calls(tmp_path)[-1].startswith("delete pod/anneal-reader-x")
+
+
+def test_patience_ends() -> None:
+    pod = {"status": {"phase": "Pending", "conditions": [{"message": "0/3 nodes are available"}]}}
+    assert waiting(pod, 299) == ""
+    assert "300 s: 0/3 nodes are available" in waiting(pod, 300)
 
 
 def test_a_run_without_steps_says_so(cluster: Answers) -> None:
