@@ -59,6 +59,11 @@ class Driver(World):
         self._ticks = 0
         self.restart()
 
+    @property
+    def hears_every(self) -> int:
+        """In how many ticks events come once."""
+        return 3 if self.plan.fault == "coalesced" else 1
+
     def restart(self) -> None:
         """Start the operator anew: it lists everything there is, and watches from there."""
         if self.cluster is None:
@@ -90,7 +95,7 @@ class Driver(World):
         self.crashes.append("the operator does not come to rest")
 
     def _listen(self) -> None:
-        if self.plan.fault == "coalesced" and self._ticks % 3:
+        if self._ticks % self.hears_every:
             return
         since, self._seen = self._seen, str(self.server.version)
         for kind in (*handlers.RESOURCES, *WATCHED):

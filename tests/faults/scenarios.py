@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import steps
 from driver import Driver
-from stage_player import NO_ROOM
 from steps import (
     OTHER,
     WAIT,
@@ -23,7 +22,7 @@ from steps import (
     train_ends,
     when,
 )
-from world import GOOD, NAMESPACE, failed, gated, succeeded
+from world import GOOD, NAMESPACE, failed, gated, inspected, succeeded
 
 from anneal_api.outcome import Outcome
 
@@ -54,7 +53,8 @@ class Scenario:
             world.tick()
             if world.crashes or (number >= self.ticks and not left and self.reached(world)):
                 break
-        world.tick()
+        for _ in range(world.hears_every):
+            world.tick()
         return world
 
     def reached(self, world: Driver) -> bool:
@@ -108,16 +108,22 @@ ALL = [
     ),
     Scenario(
         "not-whole",
-        job(train=RUNS, workers={"nodes": 2, "startTimeoutSeconds": 30}),
+        both(steps.room(1), job(train=RUNS, workers={"nodes": 2, "startTimeoutSeconds": 30})),
         COMPLETE,
         30,
-        {5: pod_status(1, phase="Pending", conditions=[NO_ROOM]), 12: when(attempt(2), train_ends)},
+        {5: when(attempt(2), steps.room(2)), 12: when(has("Training"), train_ends)},
     ),
     Scenario("reused", job(("prepare", "train")), COMPLETE, 16),
     Scenario("all-published", job(("train", "evaluate", "export")), COMPLETE, 12),
     Scenario("deleted", job(train=RUNS), GONE_FOR_GOOD, 12, {7: delete}),
     Scenario("artifacts-deleted", job(**KEPT), GONE_FOR_GOOD, 30, {16: delete}),
-    Scenario("corrected", both(steps.fails_once("inspect", failed("Refused", "DataNotFound", "no such file")), job()), COMPLETE, 30, {4: change(data={"maxLength": 2048})}),
+    Scenario(
+        "corrected",
+        both(job(), outcome("inspect", failed("Refused", "DataNotFound", "no such file"))),
+        COMPLETE,
+        30,
+        {4: when(steps.says("Inspected", "DataNotFound"), both(outcome("inspect", inspected()), change(data={"maxLength": 2048})))},
+    ),
     Scenario("result-lost", both(steps.hold("prepare"), job()), COMPLETE, 24, {4: steps.lose_result}),
     Scenario("expired", job(ttlSecondsAfterFinished=60), GONE_FOR_GOOD, 40),
     Scenario("late", job(train=RUNS, activeDeadlineSeconds=60), FAILED, 24),
@@ -268,7 +274,7 @@ DEPLOYED = [
         served(),
         ("Ready", "True"),
         24,
-        {12: when(serving, served(replicas=3)), 16: when(serving, served(replicas=1))},
+        {12: when(serving, served(replicas=3)), 16: when(steps.replicas(3), served(replicas=1))},
         "ModelDeployment",
     ),
     Scenario(

@@ -80,8 +80,19 @@ def has(type_: str, status: str = "True") -> Callable[[Driver], bool]:
     return lambda world: world.conditions("FineTuneJob", "tune").get(type_, ("", ""))[0] == status
 
 
+def says(type_: str, reason: str) -> Callable[[Driver], bool]:
+    """Return the check that a condition of the FineTuneJob has a reason."""
+    return lambda world: world.conditions("FineTuneJob", "tune").get(type_, ("", ""))[1] == reason
+
+
 def serving(world: Driver) -> bool:
     return world.conditions("ModelDeployment", "serve").get("Ready", ("", ""))[0] == "True"
+
+
+def replicas(count: int) -> Callable[[Driver], bool]:
+    """Return the check that the ModelDeployment shows so many replicas that are ready."""
+    found = ("ModelDeployment", "serve")
+    return lambda world: bool(world.resource(*found).get("status", {}).get("readyReplicas") == count)
 
 
 def refused_by_gate(world: Driver) -> bool:

@@ -451,7 +451,9 @@ class Attempt(Model):
     first_step: int | None = Field(None, description="The first step that was seen of it.")
     step: int | None = Field(None, description="The last step that is known of it.")
     lost_steps: int | None = Field(
-        None, description="Steps after its newest checkpoint, done again by the next attempt."
+        None,
+        description="Steps after its newest checkpoint, done again by the next attempt; of a group that was asked to "
+        "stop it is known once the next attempt trains.",
     )
     recovery_seconds: int | None = Field(
         None, description="From its end to the next attempt's first step as it was seen."

@@ -123,3 +123,5 @@ class Progress(Model):
     tokens_per_second: float | None = None
     latest_checkpoint: int | None = None
     best_checkpoint: int | None = None
+    resumed_step: int | None = None
+    """Step of the checkpoint the attempt has gone on from; 0 when it began anew."""

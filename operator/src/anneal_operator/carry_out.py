@@ -8,17 +8,20 @@ could not be written, because somebody was quicker, stops everything after it.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from anneal_api.base import GROUP
 from anneal_operator import times
-from anneal_operator.cluster.errors import AlreadyExists, Conflict, NotFound
+from anneal_operator.cluster.errors import AlreadyExists, ApiError, Conflict, NotFound
 from anneal_operator.cluster.interface import Cluster
 from anneal_operator.decision import EVENT_LIMIT, Decision, Event, Object
-from anneal_operator.observed import owned
+from anneal_operator.observed import Refusal, owned
 
 log = logging.getLogger(__name__)
+REFUSED = (400, 403, 422)
+"""Answers of admission: a quota, a policy, a webhook or a missing right is against an object."""
 
 
 class LookAgain(Exception):
@@ -27,6 +30,14 @@ class LookAgain(Exception):
 
 class NameTakenError(Exception):
     """An object that is somebody else's has the name of a child."""
+
+
+class ChildRefusedError(ApiError):
+    """The API server will not have a child."""
+
+    def __init__(self, obj: Object, error: ApiError) -> None:
+        super().__init__(error.status, error.reason, error.message)
+        self.refusal = Refusal(obj["kind"], obj["metadata"]["name"], error.message)
 
 
 @dataclass
@@ -86,7 +97,17 @@ def _write(view: View, decision: Decision, now_text: str) -> None:
         _ensure(view, obj)
     for obj in decision.create:
         view.confirm()
-        cluster.create(obj)
+        _put(cluster.create, obj)
+
+
+def _put(write: Callable[[Object], Object], obj: Object) -> None:
+    """Write a child; raises ChildRefusedError when it is against the rules of the cluster."""
+    try:
+        write(obj)
+    except ApiError as error:
+        if error.status in REFUSED:
+            raise ChildRefusedError(obj, error) from error
+        raise
 
 
 def _tell(cluster: Cluster, resource: Object, event: Event, now_text: str) -> None:
@@ -152,7 +173,7 @@ def _ensure(view: View, obj: Object) -> None:
         if covers(live, obj):
             return
     view.confirm()
-    view.cluster.apply(obj)
+    _put(view.cluster.apply, obj)
 
 
 def _version(obj: Object) -> str:

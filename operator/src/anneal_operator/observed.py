@@ -83,6 +83,15 @@ class JobView:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """What the API server has said when a child was to be made."""
+
+    kind: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Children:
     """All children that belong to one owner by UID."""
 
@@ -92,6 +101,12 @@ class Children:
     config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
     deployments: dict[str, Object] = field(default_factory=dict)
     services: dict[str, Object] = field(default_factory=dict)
+    refusal: Refusal | None = None
+    """Which child could not be made at the last look; an operator that has just started finds out by trying."""
+
+    def refused(self, *names: str) -> Refusal | None:
+        """Return why a child of one of these names could not be made, or None."""
+        return self.refusal if self.refusal and self.refusal.name in names else None
 
     def of_stage(self, stage: str) -> list[JobView]:
         """Return the Jobs of a stage, newest attempt last."""

@@ -2,12 +2,18 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from anneal_api.profiles import OperatorConfig
 from anneal_operator import accounts, naming
-from anneal_operator.carry_out import LookAgain, NameTakenError, carry_out, event_object
+from anneal_operator.carry_out import (
+    ChildRefusedError,
+    LookAgain,
+    NameTakenError,
+    carry_out,
+    event_object,
+)
 from anneal_operator.cluster.errors import AlreadyExists, ApiError
 from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Decision, Event, Object
@@ -16,8 +22,11 @@ from anneal_operator.finetunejob.gather import Gatherer as FineTuneJobs
 from anneal_operator.metrics import Metrics
 from anneal_operator.modeldeployment.decide import decide as decide_modeldeployment
 from anneal_operator.modeldeployment.gather import Gatherer as ModelDeployments
+from anneal_operator.observed import Refusal
 
 log = logging.getLogger(__name__)
+TOLD = ("Job", "ConfigMap")
+"""Kinds whose refusal the next look tells in a condition."""
 SOON = timedelta(seconds=0.5)
 PER_JOB = ("anneal_goodput_ratio", "anneal_accelerator_seconds_total")
 """Figures that go with their job."""
@@ -54,6 +63,7 @@ class Reconciler:
         self.metrics = metrics or Metrics()
         self._jobs = FineTuneJobs(cluster, pods)
         self._deployments = ModelDeployments(cluster, pods)
+        self._refusals: dict[Key, Refusal] = {}
 
     def reconcile(self, key: Key) -> datetime | None:
         """Bring one resource a step further; return when to look again, None when only an event can tell."""
@@ -63,16 +73,22 @@ class Reconciler:
     def _reconcile(self, key: Key) -> datetime | None:
         resource = self._cluster.get(key.kind, key.namespace, key.name)
         if resource is None:
+            self._refusals.pop(key, None)
             for name in PER_JOB:
                 self.metrics.forget(name, namespace=key.namespace, name=key.name)
             return None
         now = self.clock()
-        decision = self._decide(resource, now)
+        decision = self._decide(resource, self._refusals.pop(key, None), now)
         try:
             carry_out(self._cluster, resource, decision, now)
         except LookAgain as reason:
             log.info("%s %s/%s: looking again: %s", key.kind, key.namespace, key.name, reason)
             return now + SOON
+        except ChildRefusedError as error:
+            self._refusals[key] = error.refusal
+            if error.refusal.kind not in TOLD:
+                self._report(resource, error, now)
+            raise
         except (ApiError, NameTakenError) as error:
             self._report(resource, error, now)
             raise
@@ -80,10 +96,14 @@ class Reconciler:
             accounts.follow(self.metrics, resource, decision.status, now)
         return decision.requeue_at
 
-    def _decide(self, resource: Object, now: datetime) -> Decision:
+    def _decide(self, resource: Object, refusal: Refusal | None, now: datetime) -> Decision:
         if resource["kind"] == "FineTuneJob":
-            return decide_finetunejob(self._jobs.gather(resource, now), self._config, now)
-        return decide_modeldeployment(self._deployments.gather(resource, now), self._config, now)
+            job = self._jobs.gather(resource, now)
+            job = replace(job, children=replace(job.children, refusal=refusal))
+            return decide_finetunejob(job, self._config, now)
+        deployment = self._deployments.gather(resource, now)
+        deployment = replace(deployment, children=replace(deployment.children, refusal=refusal))
+        return decide_modeldeployment(deployment, self._config, now)
 
     def _report(self, resource: Object, error: Exception, now: datetime) -> None:
         """Tell the user of a write that was refused (quota, admission, a taken name); trying goes on."""

@@ -8,10 +8,10 @@ from anneal_operator import outcomes
 from anneal_operator.decision import Object
 from anneal_operator.draft import Draft
 from anneal_operator.observed import Children, JobView
-from anneal_operator.stuck import Stuck, diagnose
+from anneal_operator.stuck import Stuck, diagnose, refused
 
 LOOK_AGAIN = 30.0
-"""Seconds between looks at a running Job, for what no event tells: that nothing happens."""
+"""Seconds between looks at a Job, for what no event tells: that nothing happens, or that an event was lost."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ def follow(draft: Draft[Any], children: Children, wanted: Object) -> Step:
     job = children.jobs.get(wanted["metadata"]["name"])
     if job is None:
         draft.create.append(wanted)
-        return Step("running")
+        draft.wake(LOOK_AGAIN)
+        refusal = children.refused(wanted["metadata"]["name"])
+        return Step("running", stuck=refused(refusal) if refusal else None)
     if job.deleting:
         draft.wake(2)
         return Step("running", job)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from anneal_operator import times
-from anneal_operator.observed import JobView, PodView
+from anneal_operator.observed import JobView, PodView, Refusal
 
 PATIENCE = 60.0
 """Seconds a pod may take before its silence is worth a word."""
@@ -18,6 +18,15 @@ REMEDIES = {
     r"volume node affinity": "the claim's volume can be used on other nodes only",
 }
 """What a scheduler's word means, and what to do about it."""
+QUOTA = re.compile(r"(exceeded|failed) quota: ([^\s,:]+)[,:] (.*)", re.DOTALL)
+QUOTA_REMEDIES = {
+    "exceeded": ("QuotaExceeded", "raise it, or wait until others are done"),
+    "failed": (
+        "QuotaUndeclared",
+        "give the namespace a LimitRange with defaults, or let the accelerator profile's overlay ask for it",
+    ),
+}
+"""The condition's reason and the remedy, by the word of the API server's quota admission."""
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
@@ -48,13 +57,27 @@ def slow(pod: PodView, now: datetime) -> bool:
     return starting and times.seconds_since(pod.created, now) > PATIENCE
 
 
+def refused(refusal: Refusal) -> Stuck:
+    """Return why a child could not be made; it is tried again and again, so the remedy is enough."""
+    what = f"{refusal.kind} {refusal.name}"
+    return _by_quota(what, refusal.message) or Stuck(
+        "CreationRefused",
+        f"{what} is refused: {refusal.message}; a policy, a webhook or a right of the operator is against it",
+    )
+
+
+def _by_quota(what: str, said: str) -> Stuck | None:
+    quota = QUOTA.search(said)
+    if quota is None:
+        return None
+    reason, remedy = QUOTA_REMEDIES[quota[1]]
+    text = f"ResourceQuota {quota[2]} of the namespace leaves no room for {what}: {quota[3]}"
+    return Stuck(reason, f"{text}; {remedy}")
+
+
 def _without_pods(job: JobView) -> Stuck:
-    quota = re.search(r"exceeded quota: (\S+?), (.*)", job.warning)
-    if quota:
-        text = (
-            f"ResourceQuota {quota[1]} of the namespace leaves no room for pods of Job {job.name}: {quota[2]}"
-        )
-        return Stuck("QuotaExceeded", f"{text}; raise it, or wait until others are done")
+    if by_quota := _by_quota(f"pods of Job {job.name}", job.warning):
+        return by_quota
     said = f": {job.warning}" if job.warning else "; a quota or an admission policy may forbid them"
     return Stuck(
         "PodsNotCreated",

@@ -76,8 +76,10 @@ def events(world: World, reason: str) -> list[str]:
     return [e["message"] for e in world.server.select("Event", NAMESPACE) if e["reason"] == reason]
 
 
-def progress(world: World, attempt: int, step: int, checkpoint: int) -> None:
-    shown = Progress(attempt=attempt, step=step, total_steps=100, latest_checkpoint=checkpoint)
+def progress(world: World, attempt: int, step: int, checkpoint: int, resumed: int | None = None) -> None:
+    shown = Progress(
+        attempt=attempt, step=step, total_steps=100, latest_checkpoint=checkpoint, resumed_step=resumed
+    )
     world.pods.answers["10.0.0.1", 9400, "/progress"] = shown.model_dump_json(by_alias=True)
 
 
@@ -550,6 +552,48 @@ def test_recovery_is_told_with_what_it_cost() -> None:
     assert "(Crash) on node node-0, 7 steps lost" in ended
     (told,) = events(world, "Recovered")
     assert "attempt 2 trains" in told
+
+
+@pytest.mark.parametrize(("resumed", "step", "lost"), [(39, 39, 0), (30, 37, 7), (0, 37, 37)])
+def test_what_a_suspended_group_lost_is_known_when_the_next_one_trains(
+    resumed: int, step: int, lost: int
+) -> None:
+    world = begun()
+    progress(world, 1, 37, 30)
+    run(world, 5)
+    suspend(world, True)
+    assert "lostSteps" not in run(world, 4)["attempts"][0]
+    suspend(world, False)
+    progress(world, 2, resumed + 1, resumed, resumed)
+    first = run(world, 6)["attempts"][0]
+    assert (first["cause"], first["step"], first["lostSteps"]) == (Cause.SUSPENDED, step, lost)
+    (told,) = events(world, "Recovered")
+    assert told.endswith(f", {lost} steps lost")
+
+
+def test_what_a_group_that_made_way_lost_is_known_when_the_larger_one_trains() -> None:
+    world = shrunk()
+    stay(world)
+    progress(world, 4, 52, 51, 51)
+    small, full = run(world, 10)["attempts"][2:]
+    assert (small["cause"], small["step"], small["lostSteps"]) == (Cause.RESIZED, 51, 0)
+    assert full["firstStep"] == 52
+
+
+def test_an_attempt_that_never_trained_takes_no_losses_for_another() -> None:
+    world = begun()
+    progress(world, 1, 37, 30)
+    run(world, 5)
+    for suspended in (True, False, True, False):  # the second group is suspended before its first step
+        suspend(world, suspended)
+        run(world, 4)
+    progress(world, 3, 38, 37, 37)
+    first, second, _ = run(world, 6)["attempts"]
+    assert (first["lostSteps"], "lostSteps" in second) == (0, False)
+
+
+def suspend(world: World, wanted: bool) -> None:
+    world.server.put(finetunejob(suspend=wanted))
 
 
 def test_a_job_that_kueue_has_just_let_go_on_has_all_its_time_to_start() -> None:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import CONFIG, gated, modeldeployment
 
@@ -29,6 +29,7 @@ def test_replicas_wanted(waiting: float, active: float, cache: float, wanted: in
     assert autoscale.scale(spec(), load, 1, None, NOW).replicas == wanted
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e4), st.integers(0, 12), st.booleans(), st.booleans()
 )

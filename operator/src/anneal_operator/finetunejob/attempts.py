@@ -42,6 +42,7 @@ def follow(draft: Draft[FineTuneJobStatus], shown: Progress) -> None:
         return
     if attempt.first_step is None:
         revise(draft, attempt.number, training=times.stamp(draft.now), first_step=shown.step)
+        _account(draft, shown.resumed_step)
         _recovered(draft, attempt.number - 1)
     revise(draft, attempt.number, step=shown.step)
 
@@ -53,12 +54,26 @@ def reached(draft: Draft[FineTuneJobStatus], step: int) -> None:
         revise(draft, attempt.number, step=step)
 
 
+def _account(draft: Draft[FineTuneJobStatus], resumed: int | None) -> None:
+    """Say what was lost with the last attempt that made steps, if its end did not tell: where its successor goes on.
+
+    A group that is asked to stop saves after its end is recorded, and takes its words with it.
+    """
+    before = next((a for a in draft.status.attempts[-2::-1] if a.step is not None), None)
+    if before is None or before.step is None or before.lost_steps is not None or resumed is None:
+        return
+    lost = max(0, before.step - resumed)
+    revise(draft, before.number, step=max(before.step, resumed), lost_steps=lost)
+
+
 def _recovered(draft: Draft[FineTuneJobStatus], number: int) -> None:
     before = next((a for a in draft.status.attempts if a.number == number), None)
     if before is not None and before.ended:
         seconds = round(times.seconds_since(before.ended, draft.now))
         revise(draft, number, recovery_seconds=seconds)
-        text = f"attempt {number + 1} trains, {seconds} s after attempt {number} ended"
+        lost = next(a.lost_steps for a in draft.status.attempts if a.number == number)
+        cost = "" if lost is None else f", {lost} steps lost"
+        text = f"attempt {number + 1} trains, {seconds} s after attempt {number} ended{cost}"
         draft.event("Recovered", text, "recovered", str(number + 1))
 
 

@@ -12,11 +12,11 @@ from anneal_operator import times
 from anneal_operator.cluster.interface import Cluster, Pods
 from anneal_operator.decision import Object
 from anneal_operator.finetunejob import attempts, finish, kueue, reconsider
-from anneal_operator.finetunejob.observe import Observed
+from anneal_operator.finetunejob.observe import Observed, stored_status
 from anneal_operator.finetunejob.running import PROGRESS_SECONDS
 from anneal_operator.gathering import complain, optional, read_children
 from anneal_operator.nodes import NodeView, node_view
-from anneal_operator.observed import Children, PodView, owned
+from anneal_operator.observed import Children, PodView, job_view, owned
 
 MANY_NODES = 8
 """From so many on one list is cheaper than reading each."""
@@ -33,7 +33,7 @@ class Gatherer:
     def gather(self, resource: Object, now: datetime) -> Observed:
         """Return the FineTuneJob as it is now."""
         found = complain(self._cluster, read_children(self._cluster, resource, LABEL_JOB), now)
-        found = self._with_plan(resource, found)
+        found = self._with_plan(resource, self._as_held(resource, found))
         seen = Observed(resource, found, self._progress(resource["metadata"]["uid"], found, now))
         if seen.plan is None or finish.is_finished(seen.status):
             return seen
@@ -53,6 +53,24 @@ class Gatherer:
         if live is None or not owned(live, meta["uid"]):
             return found
         return replace(found, config_maps={**found.config_maps, name: live["data"]})
+
+    def _as_held(self, resource: Object, found: Children) -> Children:
+        """Return the children, an admitted group that seems to be held back again as it is now.
+
+        All else that ends a group stays true once it is; a list from before Kueue let the group go on says the same
+        as one from after it has taken the place away.
+        """
+        current = attempts.current(stored_status(resource.get("status", {})))
+        held = [job for job in found.of_stage("train") if job.suspended and job.active]
+        if current is None or not current.admitted or not held:
+            return found
+        read = [self._cluster.get("Job", job.namespace, job.name) for job in held]
+        live = {
+            job.name: job_view(raw, job.pods)
+            for job, raw in zip(held, read, strict=True)
+            if raw and raw["metadata"]["uid"] == job.uid
+        }
+        return replace(found, jobs={**found.jobs, **live})
 
     def _nodes(self, seen: Observed, now: datetime) -> dict[str, NodeView]:
         """Return the nodes of the group's pods that are in trouble: most looks at a job read none."""

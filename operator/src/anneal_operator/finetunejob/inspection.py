@@ -13,7 +13,7 @@ from anneal_api.profiles import AcceleratorProfile, OperatorConfig
 from anneal_api.runs import FineTuneRun
 from anneal_api.unsupported import refused
 from anneal_operator import config as settings
-from anneal_operator import naming, plan, stages, times, uris
+from anneal_operator import naming, plan, stages, stuck, times, uris
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import resources
 from anneal_operator.finetunejob.observe import Observed
@@ -41,7 +41,7 @@ def inspect(
     if site.config_map not in observed.children.config_maps:
         draft.create.append(resources.run_config(site))
     step = stages.follow(draft, observed.children, resources.stage(site, site.config_map, "inspect"))
-    _conclude(draft, site, step, config)
+    _conclude(draft, observed, site, step, config)
 
 
 def _refuse(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec, config: OperatorConfig) -> bool:
@@ -80,19 +80,23 @@ def _drop_outdated(draft: Draft[FineTuneJobStatus], observed: Observed, site: Si
             draft.remove(job)
 
 
-def _conclude(draft: Draft[FineTuneJobStatus], site: Site, step: stages.Step, config: OperatorConfig) -> None:
+def _conclude(
+    draft: Draft[FineTuneJobStatus],
+    observed: Observed,
+    site: Site,
+    step: stages.Step,
+    config: OperatorConfig,
+) -> None:
     if step.state == "running":
-        stuck = step.stuck
-        text = stuck.message if stuck else "model, data and store are being looked at"
-        draft.condition(
-            "Inspected", False, stuck.reason if stuck else "Inspecting", text, warning=bool(stuck)
-        )
+        why = step.stuck
+        text = why.message if why else "model, data and store are being looked at"
+        draft.condition("Inspected", False, why.reason if why else "Inspecting", text, warning=bool(why))
     elif step.job and step.outcome is None:
         draft.remove(step.job)
     elif step.job and step.outcome and step.state == "failed":
         _refused(draft, step.job, step.outcome)
     elif step.outcome:
-        _accepted(draft, site, step.outcome, config)
+        _accepted(draft, observed, site, step.outcome, config)
 
 
 def _refused(draft: Draft[FineTuneJobStatus], job: JobView, outcome: Outcome) -> None:
@@ -105,7 +109,13 @@ def _refused(draft: Draft[FineTuneJobStatus], job: JobView, outcome: Outcome) ->
         draft.remove(job)
 
 
-def _accepted(draft: Draft[FineTuneJobStatus], site: Site, outcome: Outcome, config: OperatorConfig) -> None:
+def _accepted(
+    draft: Draft[FineTuneJobStatus],
+    observed: Observed,
+    site: Site,
+    outcome: Outcome,
+    config: OperatorConfig,
+) -> None:
     try:
         found = FineTuneInspection.model_validate(outcome.result)
     except ValidationError as error:
@@ -114,7 +124,7 @@ def _accepted(draft: Draft[FineTuneJobStatus], site: Site, outcome: Outcome, con
     rows = ", ".join(f"{task.name} {task.rows}" for task in found.tasks)
     draft.condition("Inspected", True, "Inspected", f"{found.shape.architecture}; rows: {rows}")
     if _fits(draft, site.run, found):
-        _freeze(draft, site, found, config)
+        _freeze(draft, observed, site, found, config)
 
 
 def _fits(draft: Draft[FineTuneJobStatus], run: FineTuneRun, found: FineTuneInspection) -> bool:
@@ -134,12 +144,20 @@ def _fits(draft: Draft[FineTuneJobStatus], run: FineTuneRun, found: FineTuneInsp
 
 
 def _freeze(
-    draft: Draft[FineTuneJobStatus], site: Site, found: FineTuneInspection, config: OperatorConfig
+    draft: Draft[FineTuneJobStatus],
+    observed: Observed,
+    site: Site,
+    found: FineTuneInspection,
+    config: OperatorConfig,
 ) -> None:
     run = site.run.model_copy(update={"inspection": found})
     name = naming.child_name(draft.name, "plan", draft.uid)
     made = plan.Plan(name, run, config.images)
     draft.create.append(plan.freeze(resources.metadata(site, name, "plan"), run, config.images))
+    if refusal := observed.children.refused(name):
+        why = stuck.refused(refusal)
+        draft.condition("PlanReady", False, why.reason, why.message, warning=True)
+        return
     draft.condition("PlanReady", True, "Planned", f"plan {made.identity} is kept in ConfigMap {name}")
     draft.update(run=made.identity)
     draft.wake(1)

@@ -41,7 +41,8 @@ def phase(status: FineTuneJobStatus, spec: FineTuneJobSpec) -> str:
 
 
 WAITING = ("Inspecting", "SecretMissing", "ClaimMissing", "ClaimUnbound", "Unschedulable", "ImagePullFailed",
-           "PodsNotCreated", "PodNotStarting", "ContainerNotStarting")  # fmt: skip
+           "PodsNotCreated", "PodNotStarting", "ContainerNotStarting", "QuotaExceeded", "QuotaUndeclared",
+           "CreationRefused")  # fmt: skip
 
 
 def number(value: float | None) -> str:

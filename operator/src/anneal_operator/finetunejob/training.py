@@ -4,7 +4,7 @@ from anneal_api.base import LABEL_STAGE
 from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainResult
 from anneal_api.runs import attempt_folder, runs_folder
-from anneal_operator import nodes, outcomes, times
+from anneal_operator import nodes, outcomes, stages, stuck, times
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import (
     attempts,
@@ -93,7 +93,7 @@ def _follow(
     draft.apply.append(resources.train_service(site))
     job = observed.children.jobs.get(resources.train_name(site, attempt.number))
     if job is None:
-        _create(draft, site, attempt)
+        _create(draft, observed, site, attempt)
     elif job.deleting:
         draft.wake(2)
     elif job.succeeded:
@@ -107,11 +107,16 @@ def _follow(
     return False
 
 
-def _create(draft: Draft[FineTuneJobStatus], site: Site, attempt: Attempt) -> None:
+def _create(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, attempt: Attempt) -> None:
     # As of the attempt's beginning: whoever makes the Job, now or after a restart, makes the same one.
     avoided = avoid.active(draft.status.avoided, times.parse(attempt.started))
-    draft.create.append(resources.train_job(site, attempt.number, _nodes(site, attempt), avoided))
-    draft.condition("Training", False, "Starting", f"attempt {attempt.number}", turn=attempt.number)
+    job = resources.train_job(site, attempt.number, _nodes(site, attempt), avoided)
+    draft.create.append(job)
+    draft.wake(stages.LOOK_AGAIN)
+    refusal = observed.children.refused(job["metadata"]["name"], resources.service_name(site))
+    why = stuck.refused(refusal) if refusal else stuck.Stuck("Starting", f"attempt {attempt.number}")
+    warning = refusal is not None
+    draft.condition("Training", False, why.reason, why.message, warning=warning, turn=attempt.number)
 
 
 def _nodes(site: Site, attempt: Attempt) -> int:
@@ -180,7 +185,8 @@ def _alive(
             draft.wake(nodes.lost_in(node, draft.now))
     if any(pod.phase == "Failed" for pod in job.pods):
         draft.wake(2)  # the Job controller is about to end the group; it has not failed to start
-    elif job.up < _nodes(site, attempt):
+    elif job.up < _nodes(site, attempt) and not attempt.training:
+        # One that has made a step was whole, whatever a list from before that says.
         starting.follow(draft, observed, site, spec, job)
     else:
         running.follow(draft, observed, site, job, attempt)

@@ -15,7 +15,7 @@ from anneal_api.outcome import DeploymentInspection, GateResult, Outcome, Publis
 from anneal_api.profiles import AcceleratorProfile, OperatorConfig
 from anneal_api.runs import DeploymentRun
 from anneal_operator import config as settings
-from anneal_operator import plan, stages, times, uris
+from anneal_operator import plan, stages, stuck, times, uris
 from anneal_operator.draft import Draft
 from anneal_operator.modeldeployment import gate, resources, versions
 from anneal_operator.modeldeployment.observe import Observed
@@ -157,6 +157,10 @@ def _accept(
     name = observed.plan_name(version.run)
     meta = resources.metadata(site, name, "plan", version.run)
     draft.create.append(plan.freeze(meta, run, config.images))
+    if refusal := observed.children.refused(name):
+        why = stuck.refused(refusal)
+        draft.condition("Inspected", False, why.reason, why.message, warning=True)
+        return
     draft.condition("Inspected", True, "Inspected", f"{found.shape.architecture}; {need.arithmetic}")
     versions.replace(draft, version.model_copy(update={"digest": found.model.digest}))
     draft.wake(1)
@@ -240,15 +244,10 @@ def _outcome(
         # Its pod went before it was read. Run again it finds its key published, and says so.
         draft.remove(step.job)
     else:
-        stuck = step.stuck
-        versions.move(draft, _now(draft, version), stage, stuck.message if stuck else "")
-        draft.condition(
-            condition,
-            False,
-            stuck.reason if stuck else stage,
-            stuck.message if stuck else "",
-            warning=bool(stuck),
-        )
+        why = step.stuck
+        versions.move(draft, _now(draft, version), stage, why.message if why else "")
+        reason, message = (why.reason, why.message) if why else (stage, "")
+        draft.condition(condition, False, reason, message, warning=bool(why))
     return None
 
 

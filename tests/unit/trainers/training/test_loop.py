@@ -107,6 +107,20 @@ def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(
     assert torch.equal(again.trainee.flat, whole.trainee.flat)
 
 
+def test_an_attempt_tells_which_checkpoint_it_has_gone_on_from(tmp_path: Path) -> None:
+    stopped, again = make_run(tmp_path), make_run(tmp_path, attempt=2)
+    told: list[dict[str, Any]] = []
+    for run in (stopped, again):
+        run.channel.send = told.append  # type: ignore[method-assign]
+    stop_in(stopped, 3)
+    with pytest.raises(TryAgain):
+        loop.train(stopped)
+    loop.train(again)
+    said = [message["progress"] for message in told if "progress" in message]
+    assert {progress["resumedStep"] for progress in said if progress["step"] < 3} == {0}
+    assert {progress["resumedStep"] for progress in said if progress["step"] > 3} == {3}
+
+
 def test_the_modes_do_what_they_are_named_for(tmp_path: Path) -> None:
     ends = {mode: loop.train(make_mode(tmp_path / mode, mode)) for mode in MODES}
     assert ends["shares"].drawn[0] == pytest.approx(4 * ends["shares"].drawn[1], rel=0.3)

@@ -71,7 +71,8 @@ class Store:
         self._staged.set()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._verified = 0
+        self.resumed = 0
+        """Step of the checkpoint that this attempt goes on from; on rank 0 alone."""
         self.latest: int | None = None
         self.waited = 0.0
 
@@ -150,7 +151,7 @@ class Store:
         """
         for uri in sorted(self._found(), key=step_of, reverse=True):
             if (loaded := checkpoint.load(uri, self._run)) is not None:
-                self._verified = self.latest = loaded[0].step
+                self.resumed = self.latest = loaded[0].step
                 return loaded
         return None
 
@@ -196,7 +197,7 @@ class Store:
         An earlier attempt on a node that was cut off may still be running: what it writes is left alone.
         """
         steps = {n: steps_in(attempt_folder(self._runs, n)) for n in range(1, self.attempt + 1)}
-        for attempt, step in superfluous(steps, self._keep, state.best_step, self._verified):
+        for attempt, step in superfluous(steps, self._keep, state.best_step, self.resumed):
             filesystem, path = resolve(join(attempt_folder(self._runs, attempt), name_of(step)))
             if attempt == self.attempt:
                 filesystem.rm(path, recursive=True)

@@ -269,6 +269,7 @@ def report(run: Run, state: checkpoint.State, step: Step, seconds: float) -> Non
         "gradientNorm": entry.gradient_norm if entry.finite else None,
         "tokensPerSecond": speed,
         "latestCheckpoint": run.store.latest,
+        "resumedStep": run.store.resumed,
         "bestCheckpoint": state.best_step or None,
     }
     run.channel.send({"progress": progress, "skipped": state.skipped})
