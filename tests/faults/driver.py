@@ -184,7 +184,7 @@ def told(obj: Object) -> str:
 def masked(text: str) -> str:
     """Return a text without times, UIDs, and the hashes that follow from them."""
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?Z", "TIME", text)
-    text = re.sub(r'"recoverySeconds": \d+', '"recoverySeconds": TIME', text)
+    text = re.sub(r'"(recovery|accelerator)Seconds": \d+', r'"\1Seconds": TIME', text)
     text = re.sub(r"uid-\d+", "UID", text)
     return re.sub(r"(?<![0-9a-f])[0-9a-f]{10,64}(?![0-9a-f])", _hash, text)
 

@@ -83,6 +83,7 @@ def undisturbed() -> tuple[int, dict, list]:
     return len(world.server.writes), status(world), world.player.played
 
 
+@pytest.mark.slow  # the campaign's quick plans have some of these
 @pytest.mark.parametrize("where", ["stop_before", "stop_after"])
 def test_a_stop_at_any_write_changes_nothing(where: str) -> None:
     writes, wanted, played = undisturbed()

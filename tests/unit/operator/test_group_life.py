@@ -220,7 +220,7 @@ def test_a_node_that_turns_out_to_be_lost_gives_the_restart_back() -> None:
 def test_nobody_but_a_launcher_calls_a_group_hung() -> None:
     """A partition between operator and pods: no answer for three hours, and the pods are said to run."""
     world = begun(faultPolicy={"hangTimeoutSeconds": 60})
-    after = run(world, 720, 15.0)
+    after = run(world, 180, 60.0)
     assert world.conditions(KIND, NAME)["Training"] == ("True", "Running")
     assert [a["number"] for a in after["attempts"]] == [1]
 

@@ -86,6 +86,7 @@ def test_a_steady_deployment_writes_nothing_more() -> None:
     assert world.server.writes[before:] == []
 
 
+@pytest.mark.slow  # the campaign's quick plans have some of these
 @pytest.mark.parametrize("where", ["stop_before", "stop_after"])
 def test_a_stop_at_any_write_changes_nothing(where: str) -> None:
     calm = begun()
