@@ -410,6 +410,38 @@ def test_kueue_lets_a_group_go_on_and_takes_its_place_away() -> None:
     assert finish(world)["phase"] == "Complete"
 
 
+def lists_stay(world: World, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let lists of a kind say for ever what they say now."""
+    old, select = world.server.select(kind, NAMESPACE), world.server.select
+    monkeypatch.setattr(
+        world.server, "select", lambda asked, *rest: old if asked == kind else select(asked, *rest)
+    )
+
+
+def test_a_list_from_before_kueue_let_a_group_go_on_is_no_eviction(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = begun(queueName="gpus")
+    kueue(world, suspend=False)
+    run(world, 4)
+    held = world.server.objects["Job", NAMESPACE, group(world)["metadata"]["name"]]["spec"]
+    held["suspend"] = True
+    lists_stay(world, "Job", monkeypatch)
+    held["suspend"] = False
+    after = run(world, 4)
+    assert [(a["number"], a.get("cause", "")) for a in after["attempts"]] == [(1, "")]
+    assert world.conditions(KIND, NAME)["Training"] == ("True", "Running")
+
+
+def test_a_list_from_before_a_group_was_whole_ends_none_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = begun(workers={"nodes": 2, "startTimeoutSeconds": 60})
+    progress(world, 1, 10, 5)
+    run(world, 5)
+    pod_status(world, 1, phase="Pending")
+    lists_stay(world, "Pod", monkeypatch)
+    pod_status(world, 1, phase="Running")
+    after = run(world, 30)
+    assert [(a["number"], a.get("cause", "")) for a in after["attempts"]] == [(1, "")]
+
+
 def test_what_kueue_says_of_the_workload_is_shown() -> None:
     world = begun(queueName="gpus")
     quota = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": "insufficient quota"}
