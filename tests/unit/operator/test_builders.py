@@ -135,6 +135,12 @@ def test_a_training_pod_knows_its_grace_period() -> None:
     assert environment(template)["ANNEAL_GRACE_SECONDS"] == str(grace)
 
 
+def test_a_group_has_its_priority_and_none_where_none_is_asked_for() -> None:
+    wanted = tuning.train_job(tuning_site(priorityClassName="urgent"), 1, 2)["spec"]["template"]["spec"]
+    assert wanted["priorityClassName"] == "urgent"
+    assert "priorityClassName" not in tuning.train_job(tuning_site(), 1, 2)["spec"]["template"]["spec"]
+
+
 def test_the_flight_recorder_is_on_and_names_its_files() -> None:
     env = environment(tuning.train_job(tuning_site(), 1, 2)["spec"]["template"])
     assert int(env["TORCH_FR_BUFFER_SIZE"]) > 0
