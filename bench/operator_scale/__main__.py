@@ -128,6 +128,7 @@ def bursts(mine: list[Round], theirs: list[Round]) -> list[Figure]:
         Figure("reconciles", statistics.median(made.reconciles / made.objects for made in mine), "an object"),
         both("CPU of the controllers", "s", lambda made: made.cpu),
         both("CPU of API server and etcd", "s", lambda made: made.server),
+        both("load of the machine as the round began", "processes", lambda made: made.load),
         Figure(
             "peak memory",
             memory,

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Round:
     """MiB, of the side's processes together."""
     server: float
     """CPU seconds of the API server and etcd."""
+    load: float
+    """Processes that wanted a core as the round began, over a minute: who else was at work on the machine."""
     reconciles: float = 0.0
 
     @property
@@ -53,14 +56,14 @@ async def run(
     """Let `objects` loose, at once or so many a second, and measure until all that follows is there."""
     log = Audit(plane.PLACE.logs / "audit.log").read()
     log.writes.clear()
-    before = {name: daemon.cpu for name, daemon in looked(place).items()}
+    before, load = {name: daemon.cpu for name, daemon in looked(place).items()}, os.getloadavg()[0]
     if pace is None:
         await plane.each(functools.partial(act, place), objects)
     else:
         await paced(place, act, objects, pace)
     await place.until("Jobs, Services and pods", lambda: whole(log.read(), len(objects)), PATIENCE)
     await quiet(log, users)
-    return measured(place, log, users, before)
+    return measured(place, log, users, before, load)
 
 
 async def paced(place: Plane, act: Act, objects: list[Object], pace: float) -> None:
@@ -99,7 +102,7 @@ def whole(log: Audit, objects: int) -> bool:
     return min(len(log.first("jobs")), len(log.first("services")), pods) >= objects
 
 
-def measured(place: Plane, log: Audit, users: Sequence[str], before: dict[str, float]) -> Round:
+def measured(place: Plane, log: Audit, users: Sequence[str], before: dict[str, float], load: float) -> Round:
     """Return the figures of what the log and the processes tell."""
     began, jobs, services = let_go(log), log.first("jobs"), log.first("services")
     ended = {name: max(jobs[name].ended, services[name].ended) for name in began}
@@ -116,4 +119,5 @@ def measured(place: Plane, log: Audit, users: Sequence[str], before: dict[str, f
         cpu=sum(used[name] for name in side),
         peak=sum(daemons[name].peak for name in side),
         server=used["etcd"] + used["kube-apiserver"],
+        load=load,
     )

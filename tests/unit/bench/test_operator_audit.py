@@ -83,6 +83,7 @@ def made(seconds: float, statuses: int = 2) -> round.Round:
         cpu=1.0,
         peak=100.0,
         server=1.0,
+        load=1.0,
         reconciles=6.0,
     )
 
