@@ -22,8 +22,8 @@ from data.texts import EDGES, Planted
 ROOT = Path(__file__).parents[2]
 PEERS = str(ROOT / ".venv-peers-data" / "bin" / "python")
 PEER = str(Path(__file__).with_name("peer.py"))
-MEGABYTES = 10.0
-EACH = 100
+MEGABYTES = 20.0
+EACH = 300
 """Mutants for each range of similarity."""
 TRIALS = 3
 CONTESTANTS = {
