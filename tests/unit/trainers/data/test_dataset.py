@@ -1,14 +1,17 @@
 """Units stay whole: written side by side, described alike, dropped together."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anneal_runtime.chat import Encoded
+from anneal_trainers.data import dataset
 from anneal_trainers.data.dataset import (
     Dropped,
+    Origin,
     SplitWriter,
     added_tokens,
     open_split,
@@ -115,3 +118,35 @@ def test_what_is_told_of_the_rows_can_be_read_again(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(told))
     assert task_names(tmp_path) == ["b", "a"]
     assert added_tokens(tmp_path) == {"<|gap|>": 7}
+
+
+def test_the_files_are_those_that_numpy_would_save_whatever_was_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens are copied in blocks, and what left in between is jumped over; later units go on behind."""
+    monkeypatch.setattr(dataset, "_BLOCK", 4)
+    made = SplitWriter(np.uint16)
+    for number in range(40):
+        made.add([row(*range(number, 2 * number + 1))], 0, [digest(number)], None)
+    made.drop({digest(number) for number in (0, 7, 8, 39)})
+    assert len(made.split().tokens) == sum(k + 1 for k in range(40) if k not in (0, 7, 8, 39))
+    made.add([row(1, 2)], 0, [digest(50)], None)
+    made.write(tmp_path, "train")
+    expected = [n for k in range(40) if k not in (0, 7, 8, 39) for n in range(k, 2 * k + 1)] + [1, 2]
+    np.save(tmp_path / "expected.npy", np.asarray(expected, np.uint16))
+    assert (tmp_path / "train.tokens.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+
+
+def test_memory_does_not_grow_with_the_tokens_of_a_split(tmp_path: Path) -> None:
+    tokens = np.zeros(1 << 20, np.uint16)
+    made = SplitWriter(np.uint16)
+    tracemalloc.start()
+    try:
+        for number in range(16):
+            made.append(tokens, tokens.astype(np.uint8), [1 << 20], 0, [digest(number)], None, Origin())
+        made.write(tmp_path, "train")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "train.tokens.npy").stat().st_size > 16 * tokens.nbytes
+    assert peak < 6 * tokens.nbytes

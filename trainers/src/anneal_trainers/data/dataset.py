@@ -13,11 +13,14 @@ split cut it into, or the chosen and then the rejected answer of a preference pa
 """
 
 import json
-from collections.abc import Mapping, Sequence, Set
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from tempfile import TemporaryFile
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +30,10 @@ from anneal_runtime.chat import Encoded
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 ROWS_FILE = "rows.json"
+_LONG = ("tokens", "learned")
+"""What there is one of a token."""
+_BLOCK = 1 << 20
+"""Tokens that are copied at once."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +116,24 @@ class Origin:
     language: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Unit:
-    """Rows of a writer that stay together; `difficulty` None where the source states none."""
+    """Rows of a writer that stay together; their tokens lie in its scratch from `start` on.
 
-    tokens: list[npt.NDArray[Any]]
-    learned: list[npt.NDArray[np.uint8]]
-    digests: Sequence[bytes]
+    `targets` are learned tokens; `difficulty` is None where the source states none.
+    """
+
+    start: int
+    lengths: tuple[int, ...]
+    targets: int
+    digests: tuple[bytes, ...]
     task: int
     difficulty: float | None
     origin: Origin
 
     @property
-    def targets(self) -> int:
-        return sum(int(flags.sum()) for flags in self.learned)
+    def tokens(self) -> int:
+        return sum(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -137,10 +148,18 @@ class Dropped:
 
 @dataclass
 class SplitWriter:
-    """Collects the units of a split and writes them."""
+    """Collects the units of a split and writes them; tokens wait in files without a name, not in memory."""
 
     token_type: type[np.unsignedinteger[Any]]
     _units: list[_Unit] = field(default_factory=list)
+    _scratch: dict[str, IO[bytes]] = field(
+        default_factory=lambda: {name: TemporaryFile() for name in _LONG}  # noqa: SIM115
+    )
+    _end: int = 0
+
+    def __post_init__(self) -> None:
+        for stream in self._scratch.values():
+            weakref.finalize(self, stream.close)
 
     def add(
         self,
@@ -151,9 +170,37 @@ class SplitWriter:
         origin: Origin = Origin(),
     ) -> None:
         """Append a unit of one row a piece; a row's first token is never learned, as nothing precedes it."""
-        tokens = [np.asarray(piece.ids, self.token_type) for piece in pieces]
-        learned = [np.asarray([False, *piece.learned[1:]], np.uint8) for piece in pieces]
-        self._units.append(_Unit(tokens, learned, digests, task, difficulty, origin))
+        lengths = tuple(len(piece.ids) for piece in pieces)
+        ids = [number for piece in pieces for number in piece.ids]
+        learned = [flag for piece in pieces for flag in (False, *piece.learned[1:])]
+        self.append(
+            np.asarray(ids, self.token_type),
+            np.asarray(learned, np.uint8),
+            lengths,
+            task,
+            digests,
+            difficulty,
+            origin,
+        )
+
+    def append(
+        self,
+        tokens: npt.NDArray[Any],
+        learned: npt.NDArray[np.uint8],
+        lengths: Sequence[int],
+        task: int,
+        digests: Sequence[bytes],
+        difficulty: float | None,
+        origin: Origin,
+    ) -> None:
+        """Append a unit whose rows stand one after the other in `tokens` and `learned`."""
+        self._scratch["tokens"].write(tokens.tobytes())
+        self._scratch["learned"].write(learned.tobytes())
+        targets = int(learned.sum())
+        self._units.append(
+            _Unit(self._end, tuple(lengths), targets, tuple(digests), task, difficulty, origin)
+        )
+        self._end += len(tokens)
 
     @property
     def digests(self) -> Set[bytes]:
@@ -164,32 +211,71 @@ class SplitWriter:
         """Forget every unit that has a row with one of `digests`; return what went."""
         gone = [unit for unit in self._units if not digests.isdisjoint(unit.digests)]
         self._units = [unit for unit in self._units if digests.isdisjoint(unit.digests)]
-        return [
-            Dropped(unit.task, len(unit.tokens), sum(map(len, unit.tokens)), unit.origin) for unit in gone
-        ]
+        return [Dropped(unit.task, len(unit.lengths), unit.tokens, unit.origin) for unit in gone]
 
     def split(self) -> Split:
-        """Return the units so far."""
-        units = self._units
-        tokens = [row for unit in units for row in unit.tokens]
-        digests = b"".join(digest for unit in units for digest in unit.digests)
-        sizes = [len(unit.tokens) for unit in units]
-        return Split(
-            tokens=np.concatenate([np.zeros(0, self.token_type), *tokens]),
-            learned=np.concatenate([np.zeros(0, np.uint8), *(row for unit in units for row in unit.learned)]),
-            offsets=_starts([len(row) for row in tokens]),
-            tasks=np.repeat(np.asarray([unit.task for unit in units], np.int32), sizes),
-            digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
-            units=_starts(sizes),
-            difficulty=_difficulty(units),
-        )
+        """Return the units so far, in memory."""
+        return Split(**self._short(), **{name: np.concatenate([*self._blocks(name)]) for name in _LONG})
 
     def write(self, folder: Path, name: SplitName) -> Split:
         """Write the split's files into `folder`, and return it."""
-        split = self.split()
-        for part in _PARTS:
-            np.save(folder / f"{name}.{part}.npy", getattr(split, part))
-        return split
+        for part, array in self._short().items():
+            np.save(folder / f"{name}.{part}.npy", array)
+        for part in _LONG:
+            _save(folder / f"{name}.{part}.npy", self._type(part), self._blocks(part))
+        return open_split(folder, name)
+
+    def _short(self) -> dict[str, Any]:
+        """Return what there is one of a row or a unit."""
+        units = self._units
+        sizes = [len(unit.lengths) for unit in units]
+        digests = b"".join(digest for unit in units for digest in unit.digests)
+        return {
+            "offsets": _starts([length for unit in units for length in unit.lengths]),
+            "tasks": np.repeat(np.asarray([unit.task for unit in units], np.int32), sizes),
+            "digests": np.frombuffer(digests, np.uint8).reshape(-1, 32),
+            "units": _starts(sizes),
+            "difficulty": _difficulty(units),
+        }
+
+    def _blocks(self, name: str) -> Iterator[npt.NDArray[Any]]:
+        """Yield what the scratch holds of the units, in blocks: an empty one first, then neighbours together."""
+        stream, kind = self._scratch[name], np.dtype(self._type(name))
+        yield np.zeros(0, kind)
+        for start, end in _runs(self._units):
+            stream.seek(start * kind.itemsize)
+            yield np.frombuffer(stream.read((end - start) * kind.itemsize), kind)
+        stream.seek(0, os.SEEK_END)
+
+    def _type(self, name: str) -> type[np.unsignedinteger[Any]]:
+        return self.token_type if name == "tokens" else np.uint8
+
+
+def _runs(units: Sequence[_Unit]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end, in tokens, of units that lie beside each other, of at most about _BLOCK tokens each."""
+    begin = end = 0
+    for unit in units:
+        if unit.start != end or end - begin >= _BLOCK:
+            yield begin, end
+            begin = unit.start
+        end = unit.start + unit.tokens
+    yield begin, end
+
+
+def _save(path: Path, kind: type[np.unsignedinteger[Any]], blocks: Iterable[npt.NDArray[Any]]) -> None:
+    """Write an array as numpy.save does, block by block.
+
+    The header is written twice: numpy pads it so that its length does not depend on that of the array.
+    """
+    told = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {**told, "shape": (0,)})
+        count = 0
+        for block in blocks:
+            stream.write(block.tobytes())
+            count += len(block)
+        stream.seek(0)
+        np.lib.format.write_array_header_1_0(stream, {**told, "shape": (count,)})
 
 
 def token_type(vocabulary: int, added: Mapping[str, int]) -> type[np.unsignedinteger[Any]]:
