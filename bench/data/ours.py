@@ -16,7 +16,7 @@ import numpy as np
 
 from anneal_api.finetunejob import Data
 from anneal_runtime.chat import ChatEncoder
-from anneal_trainers.corpus.near import Collector
+from anneal_trainers.corpus import near
 from anneal_trainers.data.dataset import SplitWriter
 from anneal_trainers.data.formats import Row
 from anneal_trainers.data.packing import best_fit_decreasing
@@ -25,14 +25,16 @@ from anneal_trainers.data.units import UnitMaker
 LENGTH = 2048
 
 
-def near(texts: list[str]) -> dict[str, Any]:
+def duplicates(texts: list[str]) -> dict[str, Any]:
     """Return the group of every document."""
     with tempfile.TemporaryDirectory() as scratch:
-        collector, digests = Collector(Path(scratch) / "grams"), []
+        collector, digests = near.Collector(Path(scratch)), []
         for text in texts:
             collector.add(text)
             digests.append(hashlib.sha256(text.encode()).digest())
-        groups = collector.groups(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
+        collector.close()
+        found = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+        groups = near.groups([Path(scratch)], np.arange(len(digests)), found)
     return {"groups": groups.tolist()}
 
 
@@ -54,7 +56,7 @@ def main(what: str, path: str, *rest: str) -> None:
     """Do the work once on two documents, so that imports are no part of it, then measure it."""
     documents = json.loads(Path(path).read_text())
     folders = [Path(each) for each in rest]
-    work: Any = {"near": near, "tokens": tokens}[what]
+    work: Any = {"near": duplicates, "tokens": tokens}[what]
     work(documents[:2], *folders)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()

@@ -16,13 +16,15 @@ from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.outcome import DeploymentKeys, FineTuneKeys
 
-Kind = Literal["base-model", "dataset", "adapter", "evaluation", "model", "quantized", "engine", "gate"]
+Kind = Literal[
+    "base-model", "shard", "dataset", "adapter", "evaluation", "model", "quantized", "engine", "gate"
+]
 MANIFEST = "manifest.json"
 DATA_REPORT = "report.html"
 """In a dataset: what became of the rows, for a person to read."""
 
 STAGE_VERSIONS = {
-    "prepare": 4,
+    "prepare": 5,
     "train": 2,
     "evaluate": 2,
     "export": 2,
@@ -33,6 +35,7 @@ STAGE_VERSIONS = {
 """Raised only when a stage's output changes for the same input."""
 
 STAGE_KINDS: dict[str, Kind] = {
+    "shard": "shard",
     "prepare": "dataset",
     "train": "adapter",
     "evaluate": "evaluation",
@@ -136,6 +139,11 @@ def finetune_keys(
         evaluate=_stage_key("evaluate", adapter=train, suites=list(spec.evaluation.suites)),
         export=_stage_key("export", adapter=train),
     )
+
+
+def shard_key(prepare: str, number: int, of: int) -> str:
+    """Return the content key of a shard of what the stage with the key `prepare` reads."""
+    return content_key({"stage": "shard", "prepare": prepare, "number": number, "of": of})
 
 
 def deployment_keys(

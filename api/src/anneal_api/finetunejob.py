@@ -120,6 +120,11 @@ class Filters(Model):
         description="E-mail and public IP addresses, keys, tokens and passwords: redact replaces them, the same value by "
         "the same placeholder within a row; drop leaves out rows that have any.",
     )
+    languages: Annotated[dict[str, Fraction], Field(max_length=64)] = Field(
+        {},
+        description="Share of a programming language's rows that stay, chosen by their content, such as html: 0.3; all of "
+        "a language that is not named.",
+    )
 
 
 class Data(Model):

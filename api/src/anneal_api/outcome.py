@@ -60,6 +60,7 @@ class FineTuneInspection(Model):
     initial_digest: str | None = Field(None, description="Of the adapter that initFrom names.")
     shape: ModelShape
     tasks: list[TaskFacts]
+    shards: int = Field(1, description="How many pods read the tasks' files; by their sizes.")
     keys: FineTuneKeys
     published: dict[str, ArtifactRef] = Field({}, description="Stages whose key is published already.")
     scores: list["Score"] = Field([], description="Scores, when the evaluation is published already.")

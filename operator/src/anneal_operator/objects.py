@@ -34,11 +34,20 @@ def config_map(metadata: Object, data: Mapping[str, str], *, immutable: bool) ->
 
 def stage_job(metadata: Object, template: Object) -> Object:
     """Return a one-pod Job: three tries, none after exit 64, and a lost node is not held against it."""
+    return job(metadata, template, backoffLimit=STAGE_TRIES - 1, podFailurePolicy=_STAGE_FAILURES)
+
+
+def shards_job(metadata: Object, template: Object, count: int) -> Object:
+    """Return an Indexed Job of `count` pods that know nothing of each other: each is tried as that of a stage."""
     return job(
         metadata,
         template,
-        backoffLimit=STAGE_TRIES - 1,
-        podFailurePolicy={"rules": [_fail_on("In", EXIT_CONFIG), _on_disruption("Ignore")]},
+        completionMode="Indexed",
+        completions=count,
+        parallelism=count,
+        backoffLimitPerIndex=STAGE_TRIES - 1,
+        maxFailedIndexes=0,
+        podFailurePolicy=_STAGE_FAILURES,
     )
 
 
@@ -73,6 +82,9 @@ def _fail_on(operator: str, code: int) -> Object:
 
 def _on_disruption(action: str) -> Object:
     return {"action": action, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+
+_STAGE_FAILURES = {"rules": [_fail_on("In", EXIT_CONFIG), _on_disruption("Ignore")]}
 
 
 def headless_service(

@@ -141,8 +141,8 @@ def identity(uri: str) -> str:
     """Return the digest that stands for an input file or folder.
 
     A published artifact is its manifest's digest. Any other folder is the digest over names, sizes and
-    contents; of files above 64 MiB only the first and the last MiB are read, so that a folder
-    with a 33B model takes seconds.
+    contents of what is not hidden (nor in a hidden folder such as .git); of files above 64 MiB only the first and the
+    last MiB are read, so that a folder with a 33B model takes seconds.
 
     Raises:
         Refused: nothing is there.
@@ -155,12 +155,19 @@ def identity(uri: str) -> str:
     if (manifest := published(uri)) is not None:
         return manifest.digest
     found = filesystem.find(path, detail=True)
-    entries = [
-        (name.removeprefix(path).lstrip("/"), _content(filesystem, name, info["size"]))
-        for name, info in sorted(found.items())
-        if not Path(name).name.startswith(".")
-    ]
-    return _digest(entries)
+    inner = {name.removeprefix(path).lstrip("/"): info for name, info in sorted(found.items())}
+    return _digest(
+        [
+            (name, _content(filesystem, info["name"], info["size"]))
+            for name, info in inner.items()
+            if not is_hidden(name)
+        ]
+    )
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path within a folder is hidden, or lies in what is."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def sha256(path: Path) -> str:

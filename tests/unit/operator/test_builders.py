@@ -48,7 +48,11 @@ def serving_site(**fields: object) -> serving.Site:
 def all_templates() -> list[tuple[str, dict]]:
     tune, serve = tuning_site(), serving_site()
     made = [tuning.stage(tune, f"j-{s}", s) for s in ("inspect", "prepare", "evaluate", "export")]
-    made += [tuning.artifact_deletion(tune, "j-delete"), tuning.train_job(tune, 1, 2)]
+    made += [
+        tuning.shards(tune, "j-shard", 4),
+        tuning.artifact_deletion(tune, "j-delete"),
+        tuning.train_job(tune, 1, 2),
+    ]
     made += [serving.stage(serve, f"j-{s}", s) for s in ("inspect", "quantize", "engine", "gate")]
     made += [serving.replicas(serve, 1)]
     made += [

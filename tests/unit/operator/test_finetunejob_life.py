@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from world import NAMESPACE, REFS, World, failed, finetunejob, inspected
+from world import GOOD, NAMESPACE, REFS, World, failed, finetunejob, inspected
 
 from anneal_api.base import FINALIZER
 from anneal_api.finetunejob import ProgressStatus
@@ -49,6 +49,48 @@ def test_a_job_runs_to_completion() -> None:
     assert found["scores"] == [{"name": "a", "baseLoss": "2", "tunedLoss": "1", "rows": 9}]
     assert found["attempts"][0]["reason"] == "Succeeded"
     assert found["restarts"] == 0
+
+
+def test_much_data_is_read_by_the_pods_of_an_indexed_job_first() -> None:
+    world = begun()
+    world.player.default["inspect"] = inspected(shards=5)
+    del world.player.default["shard"]
+    run(world, 4)
+    (job,) = world.jobs("shard")
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 5, 5)
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (2, 0)
+    assert world.jobs("prepare") == []
+    assert world.message(KIND, NAME, "DataPrepared").endswith(": 0 of 5 shards")
+    world.player.default["shard"] = GOOD["shard"]
+    assert run(world)["Complete"][0] == "True"
+    assert [stage for stage, _ in world.player.played][:4] == ["inspect", "shard", "prepare", "train"]
+
+
+def test_shards_whose_job_is_gone_are_not_made_again_while_the_data_set_is() -> None:
+    world = begun()
+    world.player.default["inspect"] = inspected(shards=2)
+    del world.player.default["prepare"]
+    run(world, 6)
+    (job,) = world.jobs("shard")
+    world.server.remove("Job", NAMESPACE, job["metadata"]["name"])
+    world.player.default["prepare"] = GOOD["prepare"]
+    assert run(world)["Complete"][0] == "True"
+    assert [stage for stage, _ in world.player.played].count("shard") == 1
+
+
+def test_a_shard_that_fails_fails_the_job_and_data_that_is_published_has_none() -> None:
+    world = begun()
+    world.player.default |= {
+        "inspect": inspected(shards=3),
+        "shard": failed("Refused", "InvalidRows", "line 3"),
+    }
+    assert run(world)["Failed"] == ("True", "InvalidRows")
+    assert world.message(KIND, NAME, "DataPrepared") == "line 3"
+    other = begun()
+    other.player.default["inspect"] = inspected("prepare", shards=3)
+    assert run(other)["Complete"][0] == "True"
+    assert other.jobs("shard") == []
 
 
 def test_a_finished_job_writes_nothing_more() -> None:

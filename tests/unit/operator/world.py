@@ -91,13 +91,14 @@ def failed(verdict: str = "Failed", reason: str = "Broken", message: str = "it b
     return Outcome.model_validate({"verdict": verdict, "reason": reason, "message": message})
 
 
-def inspected(*published: str) -> Outcome:
+def inspected(*published: str, shards: int = 1) -> Outcome:
     """Return the verdict of a FineTuneJob's inspection."""
     return succeeded(
         FineTuneInspection(
             base_digest="sha256:" + "0" * 64,
             shape=SHAPE,
             tasks=[TaskFacts(name="a", digest="sha256:" + "9" * 64, rows=100)],
+            shards=shards,
             keys=FineTuneKeys(prepare="1" * 64, train="2" * 64, evaluate="3" * 64, export="4" * 64),
             published={stage: REFS[stage] for stage in published},
             scores=SCORES if "evaluate" in published else [],
@@ -127,6 +128,7 @@ def deployment_inspected(*published: str, letter: str = "4") -> Outcome:
 
 TRAINED = TrainResult(artifact=REFS["train"], step=100, best_step=80, loss=0.5, validation_loss=1.0)
 GOOD = {
+    "shard": succeeded(PublishResult(artifact=ref("shard", "8"))),
     "prepare": succeeded(PublishResult(artifact=REFS["prepare"])),
     "train": succeeded(TRAINED),
     "evaluate": succeeded(EvaluateResult(artifact=REFS["evaluate"], scores=SCORES)),

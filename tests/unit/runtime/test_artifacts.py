@@ -84,6 +84,18 @@ def test_identity_of_a_plain_folder_follows_names_and_contents(tmp_path: Path) -
     assert artifacts.identity(f"file://{tmp_path}/b") != a
 
 
+def test_what_git_keeps_beside_the_files_is_no_part_of_a_checkout(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1")
+    plain = artifacts.identity(f"file://{tmp_path}")
+    (tmp_path / ".git" / "objects").mkdir(parents=True)
+    (tmp_path / ".git" / "objects" / "pack").write_text("changes with every fetch")
+    (tmp_path / "src" / ".cache").write_text("x")
+    assert artifacts.identity(f"file://{tmp_path}") == plain
+    (tmp_path / "src" / "b.py").write_text("y = 1")
+    assert artifacts.identity(f"file://{tmp_path}") != plain
+
+
 def test_identity_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="does not exist"):
         artifacts.identity(f"file://{tmp_path}/nowhere")

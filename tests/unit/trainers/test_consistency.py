@@ -47,6 +47,10 @@ def spec(names: str = "ab", shares: tuple[float | None, ...] = (), **changes: An
             "spec.data.overLength: split .* choose truncate or drop",
         ),
         (
+            {"data": {"filters": {"languages": {"html": 0.3, "klingon": 0.5}}}},
+            "spec.data.filters.languages: klingon is no known language; choose among assembly, c, ",
+        ),
+        (
             {"names": "abc", "stages": [{"name": "s", "tasks": ["b"]}]},
             r"spec.stages\[\].tasks: no stage names a, c; add to a stage, or remove from spec.tasks",
         ),

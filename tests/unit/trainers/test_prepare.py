@@ -17,6 +17,7 @@ from anneal_runtime.errors import Refused
 from anneal_trainers import prepare
 from anneal_trainers.corpus import near
 from anneal_trainers.data import dataset
+from anneal_trainers.data.duplicates import marks
 from anneal_trainers.data.formats import Row
 from anneal_trainers.prepare import part_of
 from anneal_trainers.tuned import dataset_folder
@@ -71,9 +72,10 @@ def test_ids_that_two_parts_would_hold_stay_in_the_first_alone(make_run: Any, tm
 def test_identical_rows_and_rows_of_one_group_share_a_part() -> None:
     shares = Shares(train=34, validation=33, test=33)
     rows = [Row((("user", "q"), ("assistant", str(i)))) for i in range(300)]
-    assert {part_of(row, shares) for row in rows} == set(dataset.SPLITS)
-    assert [part_of(row, shares) for row in rows] == [part_of(Row(row.messages), shares) for row in rows]
-    assert len({part_of(Row((), str(i), "module"), shares) for i in range(300)}) == 1
+    parts = [part_of(marks(row).own, shares) for row in rows]
+    assert set(parts) == set(dataset.SPLITS)
+    assert parts == [part_of(marks(Row(row.messages)).own, shares) for row in rows]
+    assert len({part_of(marks(Row((), str(i), "module")).own, shares) for i in range(300)}) == 1
 
 
 def test_a_second_preparation_publishes_the_same(make_run: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import cast
 
 STAGES = {
     "inspect": "anneal_trainers.inspect_stage",
+    "shard": "anneal_trainers.shard",
     "prepare": "anneal_trainers.prepare",
     "train": "anneal_trainers.pod.launcher",
     "rank": "anneal_trainers.train",

@@ -27,14 +27,14 @@ def delete(run: FineTuneRun) -> Deleted:
     """Remove every artifact whose manifest names this run, and the run's checkpoints."""
     home = join(run.spec.output.uri, run.namespace)
     removed = sum(_remove_own(join(home, kind), run.uid) for kind in get_args(Kind))
-    _remove(runs_folder(run))
+    remove(runs_folder(run))
     return Deleted(artifacts=removed)
 
 
 def _remove_own(folder: str, uid: str) -> int:
     own = [join(folder, name) for name in names_in(folder) if _is_own(join(folder, name), uid)]
     for uri in own:
-        _remove(uri)
+        remove(uri)
     return len(own)
 
 
@@ -46,7 +46,8 @@ def _is_own(uri: str, uid: str) -> bool:
     return manifest is not None and manifest.producer.uid == uid
 
 
-def _remove(uri: str) -> None:
+def remove(uri: str) -> None:
+    """Remove a folder of the store, if it is there."""
     filesystem, path = resolve(uri)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)

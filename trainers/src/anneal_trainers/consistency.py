@@ -8,13 +8,15 @@ from collections.abc import Iterable, Iterator
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_runtime.errors import Refused
+from anneal_trainers.corpus import languages
 
 SHARES_TOLERANCE = 1e-6
 
 
 def check(spec: FineTuneJobSpec) -> None:
     """Raise Refused with every contradiction in `spec`, if there is one."""
-    if found := [*_names(spec), *_stages(spec), *_shares(spec), *_preferences(spec), *_patience(spec)]:
+    checks = (_names, _stages, _shares, _preferences, _patience, _languages)
+    if found := [told for each in checks for told in each(spec)]:
         raise Refused("InvalidSpec", "; ".join(found))
 
 
@@ -75,3 +77,9 @@ def _patience(spec: FineTuneJobSpec) -> Iterator[str]:
             f"spec.optimization.earlyStopping.patience: {patience}, and spec.data.split.validation 0 leaves no "
             "validation loss to stop by; set patience to 0 or split.validation above 0"
         )
+
+
+def _languages(spec: FineTuneJobSpec) -> Iterator[str]:
+    if unknown := sorted({*spec.data.filters.languages} - languages.KNOWN):
+        known = ", ".join(sorted(languages.KNOWN))
+        yield f"spec.data.filters.languages: {', '.join(unknown)} is no known language; choose among {known}"

@@ -23,7 +23,7 @@ from anneal_runtime.stage import run_stage
 from anneal_runtime.storage import join, resolve
 from anneal_trainers import consistency
 from anneal_trainers.base import base_model, init_from
-from anneal_trainers.data import fim, sentinels, sources, suites
+from anneal_trainers.data import fim, sentinels, shards, sources, suites
 from anneal_trainers.data.formats import Row
 from anneal_trainers.pod import telemetry
 
@@ -67,6 +67,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         initial_digest=initial,
         shape=shape,
         tasks=tasks,
+        shards=shards.count([file.size for _, file in shards.listing(spec)]),
         keys=keys,
         published=found,
         scores=read_scores(found["evaluate"]) if "evaluate" in found else [],

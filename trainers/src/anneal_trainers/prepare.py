@@ -1,6 +1,7 @@
 """Rows become token ids, once: every later stage and every rank maps the same files.
 
-Rows are cleaned as spec.data asks; what is left out is counted, told place by place in dropped.jsonl, and shown in
+Files are read, and their rows cleaned and encoded, in shards: one here, or several by pods of their own (shard.py);
+what concerns all rows, duplicates and the split, is decided here. Rows are cleaned as spec.data asks; what is left out is counted, told place by place in dropped.jsonl, and shown in
 report.html, which report.json is the same figures of. A row's part is chosen by the hash of its content (or of
 its `group`, or of a preference's prompt, or the least of those of its duplicates), so identical rows, in whatever task,
 fall in one part, and adding rows never moves others that are not like them. Groups and cut rows can
@@ -12,30 +13,31 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anneal_api.artifacts import DATA_REPORT, STAGE_KINDS, Producer
-from anneal_api.finetunejob import FineTuneJobSpec, Task
+from anneal_api.artifacts import DATA_REPORT, STAGE_KINDS, Producer, content_key, shard_key
+from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.finetunejob import Split as Shares
 from anneal_api.outcome import FineTuneInspection, PublishResult
 from anneal_api.runs import FineTuneRun
 from anneal_api.version import VERSION
-from anneal_runtime.artifacts import publishing
+from anneal_runtime.artifacts import Publication, open_artifact, publishing, reference, uri_of
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_runtime.stage import run_stage
+from anneal_trainers import cleanup
 from anneal_trainers.base import base_model
 from anneal_trainers.corpus.page import page
-from anneal_trainers.data import cleaning, duplicates, fim, sentinels, sources
+from anneal_trainers.data import duplicates, sentinels, shards
 from anneal_trainers.data.counts import TaskCount, Trace, lengths
 from anneal_trainers.data.dataset import ROWS_FILE, SPLITS, Origin, SplitName, SplitWriter, token_type
 from anneal_trainers.data.duplicates import Duplicates
-from anneal_trainers.data.formats import Row
-from anneal_trainers.data.units import UnitMaker, content_digest
+from anneal_trainers.data.shards import Record
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.training import stages
 
@@ -65,24 +67,13 @@ def producer(run: FineTuneRun, stage: str) -> Producer:
 def prepare(run: FineTuneRun) -> PublishResult:
     """Tokenise, split and publish the rows of all tasks."""
     facts, spec = inspection(run), run.spec
-    folder = base_model.tokenizer_folder(spec, cache_folder())
-    encoder, added = sentinels.widened(
-        spec.tasks, ChatEncoder.from_pretrained_folder(folder, spec.chat_template)
-    )
-    inputs = {"base": facts.base_digest} | {f"task/{task.name}": task.digest for task in facts.tasks}
-    with publishing(
-        spec.output.uri,
-        run.namespace,
-        STAGE_KINDS["prepare"],
-        facts.keys.prepare,
-        producer=producer(run, "prepare"),
-        inputs=inputs,
-    ) as publication:
-        writers = {name: SplitWriter(token_type(facts.shape.vocabulary, added)) for name in SPLITS}
-        found = _duplicates(spec)
+    encoder, added = _encoder(run)
+    kind = token_type(facts.shape.vocabulary, added)
+    with _shards(run) as folders, _publishing(run, "prepare", facts.keys.prepare) as publication:
+        writers = {name: SplitWriter(kind) for name in SPLITS}
         with (publication.folder / DROPPED).open("w", encoding="utf-8") as stream:
-            work = _Work(spec, encoder, cleaning.cleaner(spec.data), found, writers, Trace(stream))
-            counts = work.counts()
+            work = _Work(spec, _duplicates(spec, folders), writers, Trace(stream))
+            counts = work.counts(shards.units(folders, kind))
             hold_apart(writers, counts, work.trace)
         _check(counts)
         stages.check_validation(spec, [count.name for count in counts if not count.rows["validation"]])
@@ -95,25 +86,94 @@ def prepare(run: FineTuneRun) -> PublishResult:
         }
         (publication.folder / ROWS_FILE).write_text(json.dumps(publication.metadata, indent=1) + "\n")
         _write_report(publication.folder, work.report(counts, lengths(splits, len(counts))))
+    for number in range(facts.shards if facts.shards > 1 else 0):
+        cleanup.remove(_shard_uri(run, number))
     return PublishResult(artifact=publication.published)
+
+
+def shard(run: FineTuneRun, number: int) -> PublishResult:
+    """Publish a shard of a run that has several, unless it is published."""
+    if found := reference(_shard_uri(run, number)):
+        return PublishResult(artifact=found)
+    with _publishing(run, "shard", _shard_key(run, number)) as publication:
+        publication.metadata = {"files": _scan(run, number, publication.folder)}
+    return PublishResult(artifact=publication.published)
+
+
+def _encoder(run: FineTuneRun) -> tuple[ChatEncoder, dict[str, int]]:
+    folder = base_model.tokenizer_folder(run.spec, cache_folder())
+    encoder = ChatEncoder.from_pretrained_folder(folder, run.spec.chat_template)
+    return sentinels.widened(run.spec.tasks, encoder)
+
+
+def _publishing(run: FineTuneRun, stage: str, key: str) -> contextlib.AbstractContextManager[Publication]:
+    facts = inspection(run)
+    inputs = {"base": facts.base_digest} | {f"task/{task.name}": task.digest for task in facts.tasks}
+    kind, by = STAGE_KINDS[stage], producer(run, stage)
+    return publishing(run.spec.output.uri, run.namespace, kind, key, producer=by, inputs=inputs)
+
+
+def _shard_key(run: FineTuneRun, number: int) -> str:
+    facts = inspection(run)
+    return shard_key(facts.keys.prepare, number, facts.shards)
+
+
+def _shard_uri(run: FineTuneRun, number: int) -> str:
+    return uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS["shard"], _shard_key(run, number))
+
+
+def _scan(run: FineTuneRun, number: int, folder: Path) -> str:
+    """Make a shard in `folder`; return the digest of all files there are to divide."""
+    facts, (encoder, added) = inspection(run), _encoder(run)
+    files = shards.listing(run.spec)
+    mine = files[shards.divided([file.size for _, file in files], number, facts.shards)]
+    shards.Scan(run.spec, encoder, token_type(facts.shape.vocabulary, added), folder).make(mine)
+    return content_key([[index, file.path, file.size] for index, file in files])
+
+
+@contextlib.contextmanager
+def _shards(run: FineTuneRun) -> Iterator[list[Path]]:
+    """Yield the folders of all shards: published ones, or a single one that is made here.
+
+    Raises:
+        Refused: one is not published, or they do not divide the same files.
+    """
+    count = inspection(run).shards
+    if count == 1:
+        with tempfile.TemporaryDirectory(prefix="anneal-shard-") as folder:
+            _scan(run, 0, Path(folder))
+            yield [Path(folder)]
+        return
+    opened = [open_artifact(_shard_uri(run, number), cache_folder()) for number in range(count)]
+    if len({manifest.metadata["files"] for _, manifest in opened}) > 1:
+        raise Refused(
+            "DataChanged",
+            "spec.tasks[].data.uri: the files there changed while they were read; create the job again once they rest",
+        )
+    yield [folder for folder, _ in opened]
 
 
 @dataclass
 class _Work:
-    """The second pass over all rows: each is cleaned, encoded and given to the writer of its part."""
+    """What shards have found becomes counts, a trace, and the units of each part."""
 
     spec: FineTuneJobSpec
-    encoder: ChatEncoder
-    cleaner: cleaning.Cleaner
     duplicates: Duplicates | None
     writers: dict[SplitName, SplitWriter]
     trace: Trace
     _number: int = 0
     _places: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def counts(self) -> list[TaskCount]:
+    def counts(self, units: Iterable[tuple[Record, shards.Ids, shards.Ids]]) -> list[TaskCount]:
         """Do the work; return what became of each task's rows."""
-        return [self._task(task, index) for index, task in enumerate(self.spec.tasks)]
+        counts = [TaskCount(task.name) for task in self.spec.tasks]
+        for record, tokens, learned in units:
+            count = counts[record.task]
+            count.see(record.language)
+            if self._is_kept(count, record):
+                self._add(count, record, tokens, learned)
+            self._number += record.marks is not None
+        return counts
 
     def report(self, counts: list[TaskCount], tokens: list[dict[str, int]]) -> dict[str, Any]:
         """Return what report.json says; rows have `tokens` tokens, by task."""
@@ -132,37 +192,24 @@ class _Work:
             "samples": self.trace.samples,
         }
 
-    def _task(self, task: Task, index: int) -> TaskCount:
-        count = TaskCount(task.name)
-        maker = UnitMaker(self.encoder, self.spec.data, fim.filler(task, self.encoder))
-        with contextlib.closing(sources.found(task, self.spec.data)) as places:
-            for found in places:
-                count.see(found)
-                place = {"file": found.file, "line": found.line}
-                if found.row is None:
-                    self.trace.drop(count, found.reason, place, found.detail)
-                elif row := self._cleaned(count, found.row, place):
-                    self._add(count, index, maker, row, Origin(found.file, found.line, row.language))
-                self._number += found.row is not None
-        return count
+    def _is_kept(self, count: TaskCount, record: Record) -> bool:
+        """Return whether a row goes on; tell why not."""
+        if record.marks is None:
+            self.trace.drop(count, record.reason, record.place, record.detail)
+            return False
+        if self._is_copy(count, record):
+            return False
+        count.personal.update(record.personal)
+        if record.hit:
+            self.trace.hits.append({"task": count.name, **record.place, **record.hit})
+        if record.reason:
+            self.trace.drop(count, record.reason, record.place, record.detail)
+            self.trace.show(count, record.reason, record.place, record.before)
+        elif record.after is not None:
+            self.trace.show(count, "changed", record.place, record.before, record.after)
+        return not record.reason
 
-    def _cleaned(self, count: TaskCount, row: Row, place: dict[str, Any]) -> Row | None:
-        """Return a row without what is filtered, or nothing where it is left out."""
-        if self._is_copy(count, row, place):
-            return None
-        cleaned = self.cleaner.clean(row)
-        count.personal.update(cleaned.personal)
-        if cleaned.hit:
-            self.trace.hits.append({"task": count.name, **place, **asdict(cleaned.hit)})
-        if cleaned.reason:
-            self.trace.drop(count, cleaned.reason, place, cleaned.detail)
-            self.trace.show(count, cleaned.reason, place, row, None)
-            return None
-        if cleaned.row != row:
-            self.trace.show(count, "changed", place, row, cleaned.row)
-        return cleaned.row
-
-    def _is_copy(self, count: TaskCount, row: Row, place: dict[str, Any]) -> bool:
+    def _is_copy(self, count: TaskCount, record: Record) -> bool:
         if self.duplicates is None:
             return False
         kept = self.duplicates.kept[self._number]
@@ -170,32 +217,35 @@ class _Work:
             return False
         original = self.duplicates.places[kept]
         self._places[kept] = {"task": count.name, "file": original[0], "line": original[1]}
-        self.trace.drop(count, "duplicate", place, f"of {original[0]}:{original[1]}")
-        self.trace.show(count, "duplicate", place, row, None)
+        self.trace.drop(count, "duplicate", record.place, f"of {original[0]}:{original[1]}")
+        self.trace.show(count, "duplicate", record.place, record.before)
         return True
 
-    def _add(self, count: TaskCount, index: int, maker: UnitMaker, row: Row, origin: Origin) -> None:
-        unit = maker.unit(row)
-        family = self.duplicates.families[self._number] if self.duplicates else None
-        part = part_of(row, self.spec.data.split, family)
-        count.add(unit, part, row.language)
+    def _add(self, count: TaskCount, record: Record, tokens: shards.Ids, learned: shards.Ids) -> None:
+        unit, marks = record.unit, record.marks
+        assert marks is not None
+        assert unit is not None, "a row that goes on was encoded"
+        family = self.duplicates.families[self._number] if self.duplicates else marks.own
+        part = part_of(family, self.spec.data.split)
+        count.add(unit, part, record.language)
         if unit.dropped:
-            self.trace.drop(count, unit.dropped, {"file": origin.file, "line": origin.line})
+            self.trace.drop(count, unit.dropped, record.place)
             return
-        digests = [ids_digest(piece.ids) for piece in unit.pieces]
-        self.writers[part].add(unit.pieces, index, digests, row.difficulty, origin)
+        origin = Origin(record.file, record.line, record.language)
+        digests = [ids_digest(ids) for ids in np.split(tokens, np.cumsum(unit.lengths)[:-1])]
+        self.writers[part].append(
+            tokens, learned, unit.lengths, record.task, digests, record.difficulty, origin
+        )
 
 
-def ids_digest(ids: list[int]) -> bytes:
+def ids_digest(ids: shards.Ids) -> bytes:
     """Return the sha256 of what a model sees of a row."""
-    return hashlib.sha256(np.asarray(ids, "<u4").tobytes()).digest()
+    return hashlib.sha256(ids.astype("<u4").tobytes()).digest()
 
 
-def part_of(row: Row, shares: Shares, family: bytes | None = None) -> SplitName:
-    """Return the split a row belongs to: its family's of duplicates, its group's, or its content's."""
-    own = content_digest(row) if row.group is None else hashlib.sha256(row.group.encode()).digest()
-    digest = own if family is None else family
-    place = int.from_bytes(hashlib.sha256(b"split\0" + digest).digest()[:8]) % 100
+def part_of(key: bytes, shares: Shares) -> SplitName:
+    """Return the split of rows with this key: a family's of duplicates, a group's, or a row's own."""
+    place = int.from_bytes(hashlib.sha256(b"split\0" + key).digest()[:8]) % 100
     if place < shares.train:
         return "train"
     return "validation" if place < shares.train + shares.validation else "test"
@@ -212,17 +262,11 @@ def hold_apart(writers: dict[SplitName, SplitWriter], counts: list[TaskCount], t
         seen.update(writers[name].digests)
 
 
-def _duplicates(spec: FineTuneJobSpec) -> Duplicates | None:
+def _duplicates(spec: FineTuneJobSpec, folders: Sequence[Path]) -> Duplicates | None:
     if spec.data.dedup == "none":
         return None
-    with tempfile.TemporaryDirectory(prefix="anneal-grams-") as scratch:
-        rows = (
-            (index, found)
-            for index, task in enumerate(spec.tasks)
-            for found in sources.found(task, spec.data)
-            if found.row
-        )
-        return duplicates.find(rows, spec.data.dedup == "near", Path(scratch))
+    near = spec.data.dedup == "near"
+    return duplicates.find(shards.marked(folders, near), folders if near else ())
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a planned run: prepare, train, then evaluate and export side by side.
+"""The stages of a planned run: prepare (shards of much data first), train, then evaluate and export side by side.
 
 A stage whose key is published is not run again. What a stage published is written to the status, so its Job and
 pod may go; a pod that went before it was read is made up for by inspecting the store once more.
@@ -68,7 +68,22 @@ def _prepare(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, la
         if not conditions.is_true(draft.status.conditions, "DataPrepared"):
             draft.condition("DataPrepared", True, "NotNeeded", "all that is made of the data is published")
         return True
-    return _publish(draft, observed, site, "prepare")
+    return _read(draft, observed, site) and _publish(draft, observed, site, "prepare")
+
+
+def _read(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> bool:
+    """Return whether all shards of the data are there, or none is needed, after doing what gets them there."""
+    found, name = recovery.inspection(site), site.name("shard")
+    begun = site.name("prepare") in observed.children.jobs
+    if found.shards == 1 or begun or "prepare" in found.published or draft.status.artifacts.dataset:
+        return True
+    step = stages.follow(draft, observed.children, resources.shards(site, name, found.shards))
+    if step.state == "running":
+        done = sum(pod.exit_code == 0 for pod in step.job.pods) if step.job else 0
+        _running(draft, "DataPrepared", f"Job {name}: {done} of {found.shards} shards", step)
+    elif step.state == "failed":
+        _failed(draft, "shard", "DataPrepared", step)
+    return step.state in ("succeeded", "silent")
 
 
 def _publish(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, stage: str) -> bool:
@@ -84,16 +99,21 @@ def _publish(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, st
         return True
     step = stages.follow(draft, observed.children, resources.stage(site, site.name(stage), stage))
     if step.state == "running":
-        stuck = step.stuck
-        draft.condition(
-            condition,
-            False,
-            stuck.reason if stuck else "Running",
-            stuck.message if stuck else f"Job {site.name(stage)}",
-            warning=bool(stuck),
-        )
+        _running(draft, condition, f"Job {site.name(stage)}", step)
         return False
     return _ended(draft, observed, site, stage, step)
+
+
+def _running(draft: Draft[FineTuneJobStatus], condition: str, told: str, step: stages.Step) -> None:
+    stuck = step.stuck
+    reason, message = (stuck.reason, stuck.message) if stuck else ("Running", told)
+    draft.condition(condition, False, reason, message, warning=bool(stuck))
+
+
+def _failed(draft: Draft[FineTuneJobStatus], stage: str, condition: str, step: stages.Step) -> None:
+    if step.outcome:
+        draft.condition(condition, False, step.outcome.reason, step.outcome.message)
+        finish.fail(draft, step.outcome.reason, f"stage {stage}: {step.outcome.message}")
 
 
 def _ended(
@@ -101,9 +121,8 @@ def _ended(
 ) -> bool:
     if step.state == "silent":
         return _recover(draft, observed, site, stage)
-    if step.state == "failed" and step.outcome:
-        draft.condition(PUBLISHES[stage][1], False, step.outcome.reason, step.outcome.message)
-        finish.fail(draft, step.outcome.reason, f"stage {stage}: {step.outcome.message}")
+    if step.state == "failed":
+        _failed(draft, stage, PUBLISHES[stage][1], step)
         return False
     if step.outcome:
         _record(draft, stage, step.outcome)

@@ -26,6 +26,7 @@ from anneal_operator.finetunejob import kueue
 
 REQUESTS = {
     "inspect": {"cpu": "100m", "memory": "256Mi"},
+    "shard": {"cpu": "1", "memory": "1Gi"},
     "prepare": {"cpu": "200m", "memory": "512Mi"},
     "train": {"cpu": "500m", "memory": "1Gi"},
     "evaluate": {"cpu": "300m", "memory": "1Gi"},
@@ -84,16 +85,23 @@ def run_config(site: Site) -> Object:
 
 def stage(site: Site, name: str, stage: str, *, command: str | None = None) -> Object:
     """Return the Job of a stage that is one pod."""
-    work = _work(site, stage, command or stage, accelerated=stage in ("evaluate", "export"))
-    note = {pods.OWNER_ANNOTATION: site.run.name}
-    template = pods.template(work, labels(site.run, stage), note)
-    return objects.stage_job(metadata(site, name, stage), template)
+    return objects.stage_job(metadata(site, name, stage), _template(site, stage, command or stage))
+
+
+def shards(site: Site, name: str, count: int) -> Object:
+    """Return the Indexed Job whose pods read a share each of the tasks' files."""
+    return objects.shards_job(metadata(site, name, "shard"), _template(site, "shard", "shard"), count)
 
 
 def artifact_deletion(site: Site, name: str) -> Object:
     """Return the Job that removes what the run has published; it removes itself afterwards."""
     made = stage(site, name, "delete")
     return {**made, "spec": {**made["spec"], "ttlSecondsAfterFinished": DELETE_TTL}}
+
+
+def _template(site: Site, stage: str, command: str) -> Object:
+    work = _work(site, stage, command, accelerated=stage in ("evaluate", "export"))
+    return pods.template(work, labels(site.run, stage), {pods.OWNER_ANNOTATION: site.run.name})
 
 
 def _work(site: Site, stage: str, command: str, *, accelerated: bool) -> pods.Work:

@@ -36,12 +36,22 @@ def digests(texts: list[str]) -> npt.NDArray[np.uint8]:
     )
 
 
+def labels_of(parts: list[list[str]], folder: Path, threshold: float = near.THRESHOLD) -> list[int]:
+    """Return the labels of texts that are collected in parts."""
+    folders = []
+    for part in parts:
+        folders.append(folder / f"grams-{len(list(folder.iterdir()))}")
+        folders[-1].mkdir()
+        collector = near.Collector(folders[-1])
+        for text in part:
+            collector.add(text)
+        collector.close()
+    texts = [text for part in parts for text in part]
+    return near.groups(folders, np.arange(len(texts)), digests(texts), threshold).tolist()
+
+
 def groups(texts: list[str], folder: Path, threshold: float = near.THRESHOLD) -> list[set[str]]:
-    scratch = folder / f"grams-{len(list(folder.iterdir()))}"
-    collector = near.Collector(scratch)
-    for text in texts:
-        collector.add(text)
-    labels = collector.groups(digests(texts), threshold).tolist()
+    labels = labels_of([texts], folder, threshold)
     found: dict[int, set[str]] = {}
     for text, label in zip(texts, labels, strict=True):
         found.setdefault(label, {texts[label]}).add(text)
@@ -82,7 +92,18 @@ def test_documents_of_few_words_are_near_only_when_equal(tmp_path: Path) -> None
 
 
 def test_nothing_gives_nothing(tmp_path: Path) -> None:
-    assert near.Collector(tmp_path / "grams").groups(np.zeros((0, 32), np.uint8)).tolist() == []
+    assert labels_of([[]], tmp_path) == []
+
+
+def test_in_how_many_parts_documents_are_collected_changes_nothing(tmp_path: Path) -> None:
+    texts = [" ".join(mutant(document(n // 4), 3, n)) for n in range(40)]
+    parts = [texts[:7], [], texts[7:8], texts[8:]]
+    assert labels_of(parts, tmp_path) == labels_of([texts], tmp_path)
+    few = [3, 9, 8, 31]  # of documents that are collected twice, one is asked for
+    whole = labels_of([[texts[n] for n in few]], tmp_path)
+    folders = sorted(tmp_path.glob("grams-*"))[:4]
+    found = near.groups(folders, np.asarray(few), digests([texts[n] for n in few]))
+    assert found.tolist() == whole
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,16 @@ def test_a_problem_of_a_suite_is_dropped_from_an_answer_too() -> None:
     cleaned = cleaner(Data(decontaminate=["humaneval"])).clean(Row((("user", "hi"), ("assistant", problem))))
     assert cleaned.reason == "contaminated"
     assert cleaned.detail.startswith("humaneval HumanEval/0: check if in given list of numbers are any two")
+
+
+def test_of_a_language_a_share_stays_chosen_by_content() -> None:
+    rows = [Row((), f"x = {n}", language="html" if n % 2 else "go") for n in range(400)]
+    sampled = cleaner(Data(filters=Filters(languages={"html": 0.3, "java": 0.0})))
+    left = [row for row in rows if sampled.clean(row).reason == "downSampled"]
+    assert {row.language for row in left} == {"html"}
+    assert 120 < len(left) < 160
+    assert left == [row for row in rows if row in left and sampled.clean(row).detail == "html"]
+    more = cleaner(Data(filters=Filters(languages={"html": 0.5})))
+    assert {row.text for row in left} > {row.text for row in rows if more.clean(row).reason}
+    assert sampled.clean(Row((), "class A", language="java")).reason == "downSampled"
+    assert sampled.clean(CHAT).reason == ""

@@ -8,18 +8,15 @@ import numpy as np
 from anneal_runtime.chat import Encoded
 from anneal_trainers.data.counts import SAMPLES, TaskCount, Trace, lengths
 from anneal_trainers.data.dataset import Dropped, Origin, Split, SplitName, SplitWriter
-from anneal_trainers.data.formats import Row
-from anneal_trainers.data.sources import Found
-from anneal_trainers.data.units import Unit
+from anneal_trainers.data.units import UnitFacts
 
 PLACE = {"file": "a.py", "line": 2}
 
 
 def test_what_is_taken_back_is_counted_nowhere() -> None:
     count = TaskCount("t")
-    row = Row((), "x", language="python")
-    count.see(Found("a.py", 2, row))
-    count.add(Unit([Encoded([1, 2], [True, True])]), "validation", "python")
+    count.see("python")
+    count.add(UnitFacts((2,)), "validation", "python")
     count.take_back(Dropped(0, 1, 2, Origin("a.py", 2, "python")), "validation")
     told = count.dump()
     assert (told["read"], told["languages"]) == (1, {"python": [1, 0]})
@@ -37,7 +34,7 @@ def test_a_dropped_row_is_a_line_and_a_count() -> None:
 def test_few_samples_are_kept_and_name_nobody() -> None:
     trace, count = Trace(io.StringIO()), TaskCount("t")
     for _ in range(SAMPLES + 2):
-        trace.show(count, "changed", PLACE, Row((), "ask a@b.org"), Row((), "ask <EMAIL_1>"))
+        trace.show(count, "changed", PLACE, "ask a@b.org", "ask <EMAIL_1>")
     assert len(trace.samples) == SAMPLES
     assert trace.samples[0]["before"] == "ask <EMAIL_1>"
 

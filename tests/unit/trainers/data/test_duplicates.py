@@ -3,18 +3,25 @@
 import random
 from pathlib import Path
 
+from anneal_trainers.corpus.near import Collector
 from anneal_trainers.data import duplicates
 from anneal_trainers.data.duplicates import Duplicates
 from anneal_trainers.data.formats import Row
-from anneal_trainers.data.sources import Found
 
 LONG = "the words of a document that is long enough to be told from every other by its own words " * 2
 
 
 def find(rows: list[tuple[int, Row]], folder: Path, near: bool = False) -> Duplicates:
-    (folder / "grams").unlink(missing_ok=True)
-    found = [(task, Found("f", number, row)) for number, (task, row) in enumerate(rows, 1)]
-    return duplicates.find(found, near, folder)
+    scratch = folder / f"grams-{len(list(folder.iterdir()))}"
+    scratch.mkdir()
+    collector = Collector(scratch)
+    for _, row in rows:
+        collector.add("\n".join(row.parts))
+    collector.close()
+    marked = [
+        (task, ("f", number + 1), duplicates.marks(row), number) for number, (task, row) in enumerate(rows)
+    ]
+    return duplicates.find(marked, [scratch] if near else [])
 
 
 def test_exact_duplicates_of_a_task_are_one_and_share_a_family_over_tasks(tmp_path: Path) -> None:

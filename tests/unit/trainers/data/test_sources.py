@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from fsspec.implementations.dirfs import DirFileSystem
 
 from anneal_api.finetunejob import Data, Task
 from anneal_runtime.errors import Refused
@@ -33,6 +35,8 @@ def test_a_folder_of_all_kinds_is_read_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(ROW.encode()) * 2)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["hello", "hello"]}), tmp_path / "d.parquet")
     (tmp_path / "notes.txt").write_text("not rows")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "a.jsonl").write_text(ROW)
     found = list(sources.found(task(tmp_path), Data()))
     assert [(each.file, each.line) for each in found] == [
         ("a.jsonl", 1),
@@ -166,3 +170,32 @@ def test_a_missing_path_and_a_folder_without_rows_are_refused(tmp_path: Path) ->
         with pytest.raises(Refused) as caught:
             read(path)
         assert caught.value.reason == "DatasetNotFound"
+
+
+def test_the_first_row_that_has_a_shape_decides_for_rows_of_every_file(tmp_path: Path) -> None:
+    """A shard may read the second file alone."""
+    (tmp_path / "a.jsonl").write_text("{\n" + json.dumps({"text": "t", "prompt": "p"}) + "\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "p", "answer": "a", "text": "t"}) + "\n")
+    second = sources.files(task(tmp_path))[1:]
+    (row,) = sources.found(task(tmp_path), DROP, second)
+    assert (row.row and row.row.text, row.file) == ("t", "b.jsonl")
+
+
+@pytest.mark.parametrize("shape", ["auto", "code"])
+def test_rows_and_code_are_read_from_an_object_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """Names there begin with the bucket, as those of s3fs and huggingface_hub do."""
+    (tmp_path / "bucket" / "data" / "inner").mkdir(parents=True)
+    (tmp_path / "bucket" / "data" / "a.jsonl").write_text(ROW)
+    (tmp_path / "bucket" / "data" / "inner" / "b.py").write_text("x = 1\n")
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme: DirFileSystem(str(tmp_path)))
+    for scheme in ("s3", "hf"):
+        remote = Task.model_validate(
+            {"name": "t", "data": {"uri": f"{scheme}://bucket/data", "format": shape}}
+        )
+        found = [(each.file, each.line, each.reason) for each in sources.found(remote, DROP)]
+        code = [("a.jsonl", 0, "unknownLanguage"), ("inner/b.py", 1, "")]
+        assert found == (code if shape == "code" else [("a.jsonl", 1, "")])
+        assert sources.count(remote) == len(found)
+        assert sources.files(remote)[0].size == len(ROW)

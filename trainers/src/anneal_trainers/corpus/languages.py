@@ -83,6 +83,8 @@ INTERPRETERS = {
     "sh": "shell",
     "zsh": "shell",
 }
+KNOWN = frozenset({*SUFFIXES, *NAMES.values(), *INTERPRETERS.values()})
+"""Every language that `language` returns."""
 _BY_SUFFIX = {suffix: language for language, suffixes in SUFFIXES.items() for suffix in suffixes}
 _SHEBANG = re.compile(r"#!\s*(?:\S*/)?(?:env\s+(?:-\S+\s+|\w+=\S*\s+)*)?(?:\S*/)?([A-Za-z]+)[\d.]*(?=\s|$)")
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from anneal_api.finetunejob import Data, Filters
 from anneal_trainers.corpus import heuristics, licences, personal
 from anneal_trainers.corpus.contamination import Detector, Hit
+from anneal_trainers.corpus.draws import chance
 from anneal_trainers.data import suites
 from anneal_trainers.data.formats import Row
+from anneal_trainers.data.units import content_digest
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Cleaner:
             return cleaned
         if why := self._heuristics(cleaned.row):
             return dataclasses.replace(cleaned, reason=why)
+        if not self._is_sampled(row):
+            return dataclasses.replace(cleaned, reason="downSampled", detail=row.language)
         return self._contamination(cleaned)
 
     def _personal(self, row: Row) -> Cleaned:
@@ -53,6 +57,10 @@ class Cleaner:
 
     def _heuristics(self, row: Row) -> str:
         return heuristics.reason(row.text, row.language) if self.filters.enabled and row.text else ""
+
+    def _is_sampled(self, row: Row) -> bool:
+        share = self.filters.languages.get(row.language, 1.0)
+        return share == 1 or chance(content_digest(row), "language", share)
 
     def _contamination(self, cleaned: Cleaned) -> Cleaned:
         hit = self.detector.hit("\n".join(cleaned.row.parts)) if self.detector else None

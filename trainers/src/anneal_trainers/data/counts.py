@@ -11,8 +11,7 @@ import numpy as np
 from anneal_trainers.corpus import personal
 from anneal_trainers.data.dataset import SPLITS, Dropped, Split, SplitName
 from anneal_trainers.data.formats import Row
-from anneal_trainers.data.sources import Found
-from anneal_trainers.data.units import Unit
+from anneal_trainers.data.units import UnitFacts
 
 SAMPLES = 3
 """Rows of a task that are shown for each reason."""
@@ -42,13 +41,13 @@ class TaskCount:
     over_length: int = 0
     emptied_pieces: int = 0
 
-    def see(self, found: Found) -> None:
-        """Count what was found in a place."""
+    def see(self, language: str) -> None:
+        """Count what was found in a place; `language` is empty where that is no source code."""
         self.read += 1
-        if found.row and found.row.language:
-            self.languages[found.row.language] += 1
+        if language:
+            self.languages[language] += 1
 
-    def add(self, unit: Unit, part: SplitName, language: str) -> None:
+    def add(self, unit: UnitFacts, part: SplitName, language: str) -> None:
         """Count the unit of a source row that has one."""
         self.over_length += unit.over_length
         self.emptied_pieces += unit.emptied
@@ -56,8 +55,8 @@ class TaskCount:
         if unit.dropped:
             return
         self.units[part] += 1
-        self.rows[part] += len(unit.pieces)
-        self.tokens[part] += sum(len(piece.ids) for piece in unit.pieces)
+        self.rows[part] += len(unit.lengths)
+        self.tokens[part] += sum(unit.lengths)
         self.left[language] += 1
 
     def take_back(self, gone: Dropped, part: SplitName) -> None:
@@ -99,12 +98,12 @@ class Trace:
         self.stream.write(json.dumps(line) + "\n")
 
     def show(
-        self, count: TaskCount, what: str, place: Mapping[str, Any], before: Row, after: Row | None
+        self, count: TaskCount, what: str, place: Mapping[str, Any], before: str, after: str = ""
     ) -> None:
         """Keep the beginning of a row as it was and as it is; persons and secrets are never shown."""
         self._shown[count.name, what] += 1
         if self._shown[count.name, what] <= SAMPLES:
-            texts = {"before": _shown(before), "after": _shown(after) if after else ""}
+            texts = dict(zip(("before", "after"), personal.redacted([before, after]).texts, strict=True))
             self.samples.append({"task": count.name, **place, "what": what, **texts})
 
 
@@ -122,5 +121,6 @@ def lengths(splits: Mapping[SplitName, Split], tasks: int) -> list[dict[str, int
     ]
 
 
-def _shown(row: Row) -> str:
-    return "\n".join(personal.redacted([part[:SHOWN] for part in row.parts]).texts)[:SHOWN]
+def beginning(row: Row) -> str:
+    """Return what is shown of a row."""
+    return "\n".join(part[:SHOWN] for part in row.parts)[:SHOWN]

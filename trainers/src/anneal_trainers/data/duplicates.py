@@ -1,20 +1,19 @@
-"""The first of two passes over all rows: which are duplicates, and which have to share a part of the split.
+"""Which rows are duplicates, and which have to share a part of the split; known once all shards have seen theirs.
 
 Two rows of one task that are duplicates become one: that with the least fingerprint, whatever the order of the rows.
 Rows that are duplicates, in whatever tasks, and rows of one `group` make a family, and a family has one part.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from anneal_trainers.corpus import near
 from anneal_trainers.corpus.exact import fingerprint
-from anneal_trainers.corpus.near import Collector
 from anneal_trainers.data.formats import Row
-from anneal_trainers.data.sources import Found
 from anneal_trainers.data.units import content_digest
 
 
@@ -36,44 +35,68 @@ class Duplicates:
         return counts
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What a row is told from others by: fingerprint of the whole, digest of what it is about, and its group's."""
+
+    fingerprint: bytes
+    content: bytes
+    group: bytes | None
+
+    @property
+    def own(self) -> bytes:
+        """What decides the row's part of the split, unless its duplicates do."""
+        return self.content if self.group is None else self.group
+
+
+def marks(row: Row) -> Marks:
+    """Return the marks of a row."""
+    group = None if row.group is None else hashlib.sha256(row.group.encode()).digest()
+    whole = fingerprint([*(role for role, _ in row.messages), *row.parts])
+    return Marks(whole, content_digest(row), group)
+
+
 @dataclass
 class _Rows:
-    """What is remembered of rows: the document of each, its order among equals, its task, its group."""
+    """What is remembered of rows: the document of each, its order among equals, its task, its group.
+
+    `firsts` is for every document the collected one that it is.
+    """
 
     documents: list[int] = field(default_factory=list)
     ranks: list[bytes] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
     groups: dict[int, bytes] = field(default_factory=dict)
     known: dict[bytes, int] = field(default_factory=dict)
+    firsts: list[int] = field(default_factory=list)
     places: list[tuple[str, int]] = field(default_factory=list)
 
-    def add(self, task: int, row: Row) -> bool:
-        """Remember a row; return whether no row before had its content."""
-        digest = fingerprint([*(role for role, _ in row.messages), *row.parts])
-        is_new = digest not in self.known
+    def add(self, task: int, place: tuple[str, int], row: Marks, collected: int) -> None:
+        """Remember a row."""
         if row.group is not None:
-            self.groups[len(self.documents)] = hashlib.sha256(row.group.encode()).digest()
-        self.documents.append(self.known.setdefault(digest, len(self.known)))
-        self.ranks.append(digest + content_digest(row))
+            self.groups[len(self.documents)] = row.group
+        if row.fingerprint not in self.known:
+            self.known[row.fingerprint] = len(self.known)
+            self.firsts.append(collected)
+        self.documents.append(self.known[row.fingerprint])
+        self.ranks.append(row.fingerprint + row.content)
         self.tasks.append(task)
-        return is_new
+        self.places.append(place)
 
 
-def find(found: Iterable[tuple[int, Found]], near: bool, scratch: Path) -> Duplicates:
-    """Return the duplicates among rows, each found in a place and given with the number of its task.
+def find(rows: Iterable[tuple[int, tuple[str, int], Marks, int]], folders: Sequence[Path] = ()) -> Duplicates:
+    """Return the duplicates among rows: each with the number of its task, its place, its marks and its document.
 
     Args:
-        near: also join near-duplicates, for which a file is written into the folder `scratch`.
+        folders: what `near.Collector` has left of the documents; none where near-duplicates are not asked for.
     """
-    seen, collector = _Rows(), Collector(scratch / "grams")
-    for task, place in found:
-        if place.row and seen.add(task, place.row) and near:
-            collector.add("\n".join(place.row.parts))
-        seen.places.append((place.file, place.line))
+    seen = _Rows()
+    for row in rows:
+        seen.add(*row)
     labels = list(range(len(seen.known)))
-    if near:
+    if folders:
         digests = np.frombuffer(b"".join(seen.known), np.uint8).reshape(-1, 32)
-        labels = collector.groups(digests).tolist()
+        labels = near.groups(folders, np.asarray(seen.firsts, np.int64), digests).tolist()
     return Duplicates(_kept(seen, labels), _families(seen, labels), seen.places)
 
 

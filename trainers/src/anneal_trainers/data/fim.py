@@ -22,7 +22,6 @@ holds `<gap>` itself stays as it is.
 What is drawn depends on the document's content alone, so the order of rows and the machine change nothing.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,11 +30,11 @@ from anneal_api.finetunejob import Data, Fim, Task
 from anneal_runtime.chat import ChatEncoder, Encoded
 from anneal_runtime.errors import Refused
 from anneal_runtime.sentinels import Sentinels
+from anneal_trainers.corpus.draws import chance, draw
 from anneal_trainers.data import sentinels
 
 Form = Literal["plain", "psm", "spm", "instruction"]
 GAP = "<gap>"
-_DRAWS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ class Filler:
 
     def form(self, text: str, digest: bytes) -> Form:
         """Return what becomes of the document `text`, of which `digest` is the content's."""
-        if not _chance(digest, "rate", self.fim.rate):
+        if not chance(digest, "rate", self.fim.rate):
             return "plain"
         if self.sentinels is None:
             return "plain" if GAP in text else "instruction"
-        return "spm" if _chance(digest, "spm", self.fim.spm_rate) else "psm"
+        return "spm" if chance(digest, "spm", self.fim.spm_rate) else "psm"
 
     def rows(self, text: str, form: Form, digest: bytes, data: Data) -> tuple[list[Encoded], bool]:
         """Return the row of a document in `form`, or what the over-length policy leaves, and whether it was asked."""
@@ -105,8 +104,8 @@ def cut(text: str, digest: bytes, piece: int = 0) -> tuple[str, str, str]:
     Args:
         digest: of the content of the document that the text is a piece of, and `piece` its number there.
     """
-    one = _draw(digest, f"one {piece}") % (len(text) + 1)
-    other = _draw(digest, f"other {piece}") % len(text)
+    one = draw(digest, f"one {piece}") % (len(text) + 1)
+    other = draw(digest, f"other {piece}") % len(text)
     begin, end = sorted((one, other + (other >= one)))
     return text[:begin], text[begin:end], text[end:]
 
@@ -167,11 +166,3 @@ def _longest(
             )
         size = max(1, min(size - 1, size * limit // len(row.ids)))
     return row, size
-
-
-def _chance(digest: bytes, about: str, rate: float) -> bool:
-    return _draw(digest, about) < rate * _DRAWS
-
-
-def _draw(digest: bytes, about: str) -> int:
-    return int.from_bytes(hashlib.sha256(about.encode() + b"\0" + digest).digest()[:8])

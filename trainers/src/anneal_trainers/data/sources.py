@@ -2,11 +2,12 @@
 
 import contextlib
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anneal_api.finetunejob import BaseModelSource, Data, Task
+from anneal_api.finetunejob import BaseModelSource, Data, DataFormat, Task
+from anneal_runtime.artifacts import is_hidden
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import resolve
 from anneal_trainers.corpus.languages import language
@@ -35,13 +36,34 @@ def base_uri(source: BaseModelSource) -> str:
     return f"{source.uri}@{source.revision}" if pinned else source.uri
 
 
-def found(task: Task, data: Data) -> Generator[Found, None, None]:
-    """Yield what stands in every place of the task's data, in order of file and line.
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a task's data: its path within its filesystem, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+def files(task: Task) -> list[SourceFile]:
+    """Return all files of a task's data, in the order in which they are read.
+
+    Raises:
+        Refused: nothing is there.
+    """
+    filesystem, path = resolve(task.data.uri)
+    if task.data.format == "code":
+        return [SourceFile(*each) for each in _tree(filesystem, _existing(task, filesystem, path))]
+    return [SourceFile(name, filesystem.size(name)) for name in task_files(task)]
+
+
+def found(task: Task, data: Data, those: Sequence[SourceFile] | None = None) -> Generator[Found, None, None]:
+    """Yield what stands in every place of the task's data, or of `those` of its files, in order of file and line.
 
     Raises:
         Refused: a row is wrong and spec.data.wrongRows is fail; names file, line and what was expected.
     """
-    places = _code(task) if task.data.format == "code" else _rows(task)
+    chosen = files(task) if those is None else those
+    places = _code(task, chosen) if task.data.format == "code" else _rows(task, chosen)
     for place in places:
         if place.reason == WRONG and data.wrong_rows == "fail":
             raise Refused(
@@ -54,13 +76,13 @@ def found(task: Task, data: Data) -> Generator[Found, None, None]:
 
 def count(task: Task) -> int:
     """Return how many places the task's data has."""
-    filesystem, path = resolve(task.data.uri)
+    filesystem, _ = resolve(task.data.uri)
     if task.data.format == "code":
-        return len(_tree(filesystem, _existing(task, filesystem, path)))
+        return len(files(task))
     total = 0
-    for file in task_files(task):
-        with filesystem.open(file, "rb") as raw:
-            total += readers.count(file, raw)
+    for file in files(task):
+        with filesystem.open(file.path, "rb") as raw:
+            total += readers.count(file.path, raw)
     return total
 
 
@@ -77,7 +99,9 @@ def task_files(task: Task) -> list[str]:
         files = [path] if path.endswith(readers.SUFFIXES) else []
     else:
         files = _saved(task, filesystem, path) or sorted(
-            name for name in filesystem.find(path) if name.endswith(readers.SUFFIXES)
+            name
+            for name in filesystem.find(path)
+            if name.endswith(readers.SUFFIXES) and not is_hidden(name.removeprefix(path).lstrip("/"))
         )
     if not files:
         raise Refused(
@@ -112,32 +136,48 @@ def _saved(task: Task, filesystem: Any, path: str) -> list[str]:
     return [f"{path}/{file['filename']}" for file in state.get("_data_files", [])]
 
 
-def _rows(task: Task) -> Iterator[Found]:
+def _rows(task: Task, chosen: Sequence[SourceFile]) -> Iterator[Found]:
+    shape = _shape(task) if task.data.format == "auto" else task.data.format
+    for name, number, value in _values(task, chosen):
+        try:
+            if isinstance(value, WrongRow):
+                raise value
+            yield Found(name, number, to_row(value, detect(value) if shape == "auto" else shape))
+        except WrongRow as error:
+            yield Found(name, number, reason=WRONG, detail=str(error))
+
+
+def _shape(task: Task) -> DataFormat:
+    """Return the shape of the first row that has one: that of the whole task, in whichever file rows stand."""
+    with contextlib.closing(_values(task, files(task))) as values:
+        for _, _, value in values:
+            with contextlib.suppress(WrongRow):
+                if not isinstance(value, WrongRow):
+                    return detect(value)
+    return "auto"
+
+
+def _values(task: Task, chosen: Sequence[SourceFile]) -> Generator[tuple[str, int, Any], None, None]:
     filesystem, _ = resolve(task.data.uri)
-    shape = task.data.format
-    for path in task_files(task):
-        name = path.rsplit("/", 1)[-1]
-        with filesystem.open(path, "rb") as raw, contextlib.closing(readers.values(path, raw)) as values:  # type: ignore[type-var]
+    for file in chosen:
+        name = file.path.rsplit("/", 1)[-1]
+        with (
+            filesystem.open(file.path, "rb") as raw,
+            contextlib.closing(readers.values(file.path, raw)) as values,  # type: ignore[type-var]
+        ):
             for number, value in values:
-                try:
-                    if isinstance(value, WrongRow):
-                        raise value
-                    shape = detect(value) if shape == "auto" else shape
-                    yield Found(name, number, to_row(value, shape))
-                except WrongRow as error:
-                    yield Found(name, number, reason=WRONG, detail=str(error))
+                yield name, number, value
 
 
-def _code(task: Task) -> Iterator[Found]:
+def _code(task: Task, chosen: Sequence[SourceFile]) -> Iterator[Found]:
     """Yield the files of a folder: those of a known language are rows."""
     filesystem, root = resolve(task.data.uri)
-    _existing(task, filesystem, root)
-    for path, size in _tree(filesystem, root):
-        name = path.removeprefix(root).lstrip("/")
-        if size > CODE_LIMIT:
-            yield Found(name, 0, reason="tooLarge", detail=f"{size} bytes")
+    for file in chosen:
+        name = file.path.removeprefix(root).lstrip("/")
+        if file.size > CODE_LIMIT:
+            yield Found(name, 0, reason="tooLarge", detail=f"{file.size} bytes")
         else:
-            yield _source_file(name, filesystem.cat_file(path))
+            yield _source_file(name, filesystem.cat_file(file.path))
 
 
 def _source_file(name: str, content: bytes) -> Found:

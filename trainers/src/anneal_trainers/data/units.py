@@ -11,6 +11,17 @@ from anneal_trainers.data.formats import Row
 
 
 @dataclass(frozen=True)
+class UnitFacts:
+    """What is counted of a unit: that of `Unit`, and the tokens of each piece."""
+
+    lengths: tuple[int, ...]
+    over_length: bool = False
+    emptied: int = 0
+    dropped: str = ""
+    form: Form = "plain"
+
+
+@dataclass(frozen=True)
 class Unit:
     """What became of a source row.
 
@@ -22,6 +33,12 @@ class Unit:
     emptied: int = 0
     dropped: str = ""
     form: Form = "plain"
+
+    @property
+    def facts(self) -> UnitFacts:
+        """What is counted of the unit."""
+        lengths = tuple(len(piece.ids) for piece in self.pieces)
+        return UnitFacts(lengths, self.over_length, self.emptied, self.dropped, self.form)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""However many shards there are and however often one is killed, the data set is the same bytes; damage is always told."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anneal_api.artifacts import MANIFEST
+from anneal_api.runs import FineTuneRun
+from anneal_runtime.errors import Refused
+from anneal_trainers import prepare, shard
+from anneal_trainers.data import readers
+from anneal_trainers.tuned import dataset_folder
+
+SHARES = {"train": 60, "validation": 20, "test": 20}
+DATA: dict[str, Any] = {"maxLength": 64, "overLength": "split", "wrongRows": "drop", "split": SHARES}
+
+
+def words(seed: int, changed: int = 0) -> str:
+    """Return 60 words that depend on `seed`, of which the first few may be others."""
+    drawn = [f"w{number}" for number in random.Random(seed).sample(range(1000), 60)]
+    return " ".join([f"new{place}" for place in range(changed)] + drawn[changed:])
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> list[dict[str, Any]]:
+    """Two tasks: rows in five files with duplicates among them and wrong ones, and files of code."""
+    rows, code = tmp_path / "rows", tmp_path / "code"
+    rows.mkdir()
+    code.mkdir()
+    for number in range(5):
+        texts = [words(seed, number) for seed in range(number, number + 6)] + [words(0)]
+        lines = [json.dumps({"text": text, "group": f"g{number}"}) for text in texts] + ["{"]
+        (rows / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+    for number in range(6):
+        (code / f"{number}.py").write_text(f"# mail person{number}@some.org\n{words(50 + number // 2)}\n")
+    (code / "broken.py").write_bytes(b"\xff\n")
+    return [
+        {"name": "rows", "data": {"uri": f"file://{rows}"}},
+        {
+            "name": "code",
+            "data": {"uri": f"file://{code}", "format": "code"},
+            "fim": {"rate": 0.5, "tokens": "added"},
+        },
+    ]
+
+
+def in_shards(run: FineTuneRun, count: int) -> FineTuneRun:
+    return run.model_copy(update={"inspection": prepare.inspection(run).model_copy(update={"shards": count})})
+
+
+@pytest.mark.parametrize("dedup", ["none", "exact", "near"])
+def test_the_number_of_shards_changes_no_byte(
+    make_run: Any, tasks: Any, tmp_path: Path, dedup: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for count in (1, 2, 5):
+        data = DATA | {"dedup": dedup, "filters": {"personalData": "redact"}}
+        store = tmp_path / f"store-{count}"
+        run = in_shards(make_run(tasks=tasks, data=data, output={"uri": f"file://{store}"}), count)
+        for number in range(count if count > 1 else 0):
+            monkeypatch.setenv("JOB_COMPLETION_INDEX", str(number))
+            shard.shard(run)
+        found.append(prepare.prepare(run).artifact.digest)
+        assert [path.name for path in (store / "demo").iterdir() if any(path.iterdir())] == ["dataset"]
+    assert found[0] == found[1] == found[2]
+    report = json.loads((dataset_folder(run) / "report.json").read_text())
+    assert [task["read"] for task in report["tasks"]] == [40, 7]
+    assert report["tasks"][0]["dropped"]["wrongRow"] == 5
+
+
+def test_a_shard_that_is_missing_or_saw_other_files_is_refused(
+    make_run: Any, tasks: Any, tmp_path: Path
+) -> None:
+    run = in_shards(make_run(tasks=tasks, data=DATA), 2)
+    first = prepare.shard(run, 0)
+    assert prepare.shard(run, 0) == first
+    with pytest.raises(Refused) as caught:
+        prepare.prepare(run)
+    assert caught.value.reason == "NotPublished"
+    (tmp_path / "code" / "new.py").write_text("x = 1\n")
+    prepare.shard(run, 1)
+    with pytest.raises(Refused, match=r"spec.tasks\[\].data.uri: the files there changed") as caught:
+        prepare.prepare(run)
+    assert caught.value.reason == "DataChanged"
+
+
+def killed_at(call: int, work: Callable[[], object]) -> bool:
+    """Do `work` in a child that is killed with signal 9 at its n-th call of a function; return whether it was."""
+    child = os.fork()
+    if child == 0:
+        left = [call]
+
+        def watch(frame: Any, event: str, argument: Any) -> None:
+            left[0] -= event == "call"
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(watch)
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Return how many functions `work` calls."""
+    seen = [0]
+
+    def watch(frame: Any, event: str, argument: Any) -> None:
+        seen[0] += event == "call"
+
+    sys.setprofile(watch)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return seen[0]
+
+
+@pytest.mark.slow
+def test_a_shard_killed_at_any_moment_is_made_again_with_the_same_bytes(
+    make_run: Any, tasks: Any, tmp_path: Path
+) -> None:
+    """Nothing or the whole lies in the store after each kill, and the next pod needs no cleaning up."""
+    rng = random.Random(7)
+    data = DATA | {"dedup": "near"}
+    quiet, killed = (
+        in_shards(make_run(tasks=tasks, data=data, output={"uri": f"file://{tmp_path}/{name}"}), 2)
+        for name in ("quiet", "killed")
+    )
+    works: list[Callable[[FineTuneRun], Any]] = [
+        lambda run: prepare.shard(run, 0),
+        lambda run: prepare.shard(run, 1),
+        prepare.prepare,
+    ]
+    kills = 0
+    for work in works:
+        total = calls(lambda work=work: work(quiet))  # type: ignore[misc]
+        for point in [*(rng.randrange(1, total) for _ in range(8)), total - 60]:
+            kills += killed_at(point, lambda work=work: work(killed))  # type: ignore[misc]
+            for manifest in (tmp_path / "killed" / "demo").glob(f"*/*/{MANIFEST}"):
+                same = tmp_path / "quiet" / manifest.relative_to(tmp_path / "killed")
+                assert not same.exists() or manifest.read_bytes() == same.read_bytes()
+        assert work(killed).artifact.digest == work(quiet).artifact.digest
+    assert kills > 20
+
+
+def test_damage_of_every_kind_is_told_by_the_shard_that_meets_it(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "LINE_LIMIT", 4096)
+    monkeypatch.setattr(readers, "_CHUNK", 512)
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    good = "".join(json.dumps({"text": f"the good row number {n}"}) + "\n" for n in range(20)).encode()
+    bad = {
+        "encoding": b'{"text": "\xff\xfe"}',
+        "null": b'{"text": "a\0b"}',
+        "deep": b"[" * 3000,
+        "deep-object": b'{"text": ' * 400 + b"1" + b"}" * 400,
+        "long": b'{"text": "' + b"x" * 100_000 + b'"}',
+        "integer": b'{"text": ' + b"9" * 3000 + b"}",
+        "half": b'{"text": "',
+        "surrogate": b'{"text": "\\ud800"}',
+    }
+    for name, line in bad.items():
+        (folder / f"{name}.jsonl").write_bytes(good + line + b"\n" + good)
+    packed = gzip.compress(good * 50, mtime=0)
+    (folder / "truncated.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    run = make_run(tasks=[{"name": "t", "data": {"uri": f"file://{folder}"}}], data=DATA)
+    run = in_shards(run, 3)
+    for number in range(3):
+        prepare.shard(run, number)
+    prepare.prepare(run)
+    lines = [json.loads(line) for line in (dataset_folder(run) / "dropped.jsonl").read_text().splitlines()]
+    wrong = {(line["file"], line["line"]) for line in lines if line["reason"] == "wrongRow"}
+    assert {(f"{name}.jsonl", 21) for name in bad} < wrong
+    assert len(wrong) == len(bad) + 1
+    assert any(file == "truncated.jsonl.gz" for file, _ in wrong)
