@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PEERS = str(ROOT / ".venv-peers-data" / "bin" / "python")
 PEER = str(Path(__file__).with_name("peer.py"))
 MEGABYTES = 20.0
-EACH = 300
+EACH = 360
 """Mutants for each range of similarity."""
 TRIALS = 3
 CONTESTANTS = {
@@ -120,22 +120,25 @@ def tokens(folder: Path, documents: list[str]) -> list[Figure]:
 
 
 def growth(folder: Path, documents: list[str]) -> list[Figure]:
-    """Return time and memory for a sixteenth, a quarter and all of the documents."""
+    """Return time and memory of the whole stage for a sixteenth, a quarter and all of the documents."""
     sizes = {1: len(documents) // 16, 4: len(documents) // 4, 16: len(documents)}
-    found = {
-        times: run([*CONTESTANTS["anneal"], written(folder, documents[:count])])
-        for times, count in sizes.items()
-    }
+    tokenizer, found = str(folder / "tokenizer"), {}
+    for times, count in sizes.items():
+        path = folder / f"{count}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents[:count]))
+        found[times] = run([sys.executable, "-m", "data.ours", "prepare", str(path), tokenizer])
+    more, growth = found[16]["peak"] - found[1]["peak"], found[16]["seconds"] / found[1]["seconds"]
+    text = sum(map(len, documents[sizes[1] :])) / (1 << 20)
     return [
         *(
-            Figure(f"near-duplicates, {times}x: time", each["seconds"], "CPU-s")
+            Figure(f"prepare, {times}x: {sizes[times]} rows, time", each["seconds"], "CPU-s")
             for times, each in found.items()
         ),
-        *(
-            Figure(f"near-duplicates, {times}x: memory on top", each["peak"], "MiB")
-            for times, each in found.items()
+        *(Figure(f"prepare, {times}x: memory on top", each["peak"], "MiB") for times, each in found.items()),
+        Figure("prepare: 16x over 1x, time", growth, "ratio", "", "<= 17", growth <= 17),
+        Figure(
+            "prepare: memory for each MiB of text more", more / text, "MiB", "", "<= 0.1", more / text <= 0.1
         ),
-        Figure("near-duplicates: 16x over 1x, time", found[16]["seconds"] / found[1]["seconds"], "ratio"),
     ]
 
 
