@@ -25,6 +25,7 @@ STAGES = {
 COMMANDS = {
     "browse": "anneal_trainers.browse",
     "import": "anneal_trainers.import_model",
+    "make-rows": "anneal_trainers.make_rows",
     "quickstart-data": "anneal_trainers.quickstart",
     "replay": "anneal_trainers.replay",
     "spikes": "anneal_trainers.spikes",

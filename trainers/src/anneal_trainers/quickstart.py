@@ -10,18 +10,16 @@ interpreter gives the same bytes.
 """
 
 import argparse
-import ast
-import hashlib
 import json
 import sys
 import sysconfig
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from anneal_runtime.storage import join, resolve
 from anneal_trainers.data import fim
+from anneal_trainers.makers import python
+from anneal_trainers.makers.python import Function
 
 ROWS = 400
 """Rows of a task; chosen by hash among all functions that qualify."""
@@ -30,26 +28,6 @@ CHARACTERS = range(160, 900)
 SUMMARY = range(20, 110)
 PER_MODULE = 12
 """At most so many functions of one module, so that no module dominates."""
-
-
-@dataclass(frozen=True)
-class Function:
-    """A documented function of a module, dedented."""
-
-    module: str
-    signature: str
-    summary: str
-    body: str
-
-    @property
-    def source(self) -> str:
-        """The function without its docstring."""
-        return f"{self.signature}\n{self.body}"
-
-    @property
-    def digest(self) -> str:
-        """What rows are chosen and cut by."""
-        return hashlib.sha256(f"{self.module}\n{self.source}".encode()).hexdigest()
 
 
 def main(arguments: list[str]) -> int:
@@ -81,15 +59,7 @@ def library_functions() -> Iterator[Function]:
 
 def functions_of(module: str, source: str) -> Iterator[Function]:
     """Yield the functions of one module's source that have a docstring and are of moderate length."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and len(node.body) > 1:
-            function = _function(module, node, source.splitlines())
-            if _qualifies(function):
-                yield function
+    yield from filter(_qualifies, python.functions(module, source))
 
 
 def choose(functions: Iterator[Function]) -> list[Function]:
@@ -97,9 +67,9 @@ def choose(functions: Iterator[Function]) -> list[Function]:
     chosen: dict[str, Function] = {}
     per_module: dict[str, int] = {}
     for function in sorted(functions, key=lambda f: f.digest):
-        if per_module.get(function.module, 0) < PER_MODULE and function.source not in chosen:
+        if per_module.get(function.path, 0) < PER_MODULE and function.source not in chosen:
             chosen[function.source] = function
-            per_module[function.module] = per_module.get(function.module, 0) + 1
+            per_module[function.path] = per_module.get(function.path, 0) + 1
     return list(chosen.values())[:ROWS]
 
 
@@ -113,40 +83,30 @@ def tasks(functions: list[Function]) -> dict[str, list[dict[str, str]]]:
 
 
 def _row(function: Function, instruction: str, output: str) -> dict[str, str]:
-    return {"instruction": instruction, "output": output, "group": function.module}
+    return {"instruction": instruction, "output": output, "group": function.path}
 
 
 def _describe(function: Function) -> str:
-    return f"Write the docstring of this function of the module {function.module}.\n\n{function.source}"
+    return f"Write the docstring of this function of the module {function.path}.\n\n{function.source}"
 
 
 def _implement(function: Function) -> str:
     return (
-        f"Write this function of the module {function.module}. It shall: {function.summary}\n\n"
+        f"Write this function of the module {function.path}. It shall: {function.summary}\n\n"
         f"{function.signature}"
     )
 
 
 def _fill(function: Function) -> tuple[str, str]:
     lines = function.body.splitlines()
-    seed = int(function.digest, 16)
+    seed = int.from_bytes(function.digest)
     size = 1 + seed % max(1, min(4, len(lines) - 1))
     starts = [n for n, line in enumerate(lines[: len(lines) - size + 1]) if line.strip()]
     start = starts[(seed >> 16) % len(starts)]
     before = "".join(f"{line}\n" for line in [function.signature, *lines[:start]])
     after = "".join(f"\n{line}" for line in lines[start + size :])
-    instruction = fim.request(before, after, f"function of the module {function.module}")
+    instruction = fim.request(before, after, f"function of the module {function.path}")
     return instruction, "\n".join(lines[start : start + size])
-
-
-def _function(module: str, node: ast.FunctionDef, lines: list[str]) -> Function:
-    docstring = node.body[0]
-    signature = textwrap.dedent("\n".join(lines[node.lineno - 1 : docstring.lineno - 1]))
-    body = lines[(docstring.end_lineno or docstring.lineno) : node.end_lineno]
-    indent = " " * node.col_offset
-    summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ").strip()
-    plain = "\n".join(line.removeprefix(indent).rstrip() for line in body).strip("\n")
-    return Function(module, signature, summary, plain)
 
 
 def _qualifies(function: Function) -> bool:
