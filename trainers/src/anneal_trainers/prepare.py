@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from anneal_api.artifacts import DATA_REPORT, STAGE_KINDS, Producer, content_key, shard_key
+from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.finetunejob import Split as Shares
 from anneal_api.outcome import FineTuneInspection, PublishResult
@@ -35,7 +36,7 @@ from anneal_trainers.base import base_model
 from anneal_trainers.corpus.page import page
 from anneal_trainers.data import duplicates, sentinels, shards
 from anneal_trainers.data.counts import TaskCount, Trace, lengths
-from anneal_trainers.data.dataset import ROWS_FILE, SPLITS, Origin, SplitName, SplitWriter, token_type
+from anneal_trainers.data.dataset import ROWS_FILE, SPLITS, SplitName, SplitWriter, token_type
 from anneal_trainers.data.duplicates import Duplicates
 from anneal_trainers.data.shards import Record
 from anneal_trainers.inspect_stage import cache_folder
@@ -65,6 +66,16 @@ def producer(run: FineTuneRun, stage: str) -> Producer:
 
 
 def prepare(run: FineTuneRun) -> PublishResult:
+    """Publish the rows of all tasks, unless a pod before this one has; no shard is left."""
+    facts, key = inspection(run), inspection(run).keys.prepare
+    found = reference(uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS["prepare"], key))
+    artifact = found or _joined(run)
+    for number in range(facts.shards if facts.shards > 1 else 0):
+        cleanup.remove(_shard_uri(run, number))
+    return PublishResult(artifact=artifact)
+
+
+def _joined(run: FineTuneRun) -> ArtifactRef:
     """Tokenise, split and publish the rows of all tasks."""
     facts, spec = inspection(run), run.spec
     encoder, added = _encoder(run)
@@ -86,9 +97,7 @@ def prepare(run: FineTuneRun) -> PublishResult:
         }
         (publication.folder / ROWS_FILE).write_text(json.dumps(publication.metadata, indent=1) + "\n")
         _write_report(publication.folder, work.report(counts, lengths(splits, len(counts))))
-    for number in range(facts.shards if facts.shards > 1 else 0):
-        cleanup.remove(_shard_uri(run, number))
-    return PublishResult(artifact=publication.published)
+    return publication.published
 
 
 def shard(run: FineTuneRun, number: int) -> PublishResult:
@@ -195,7 +204,7 @@ class _Work:
     def _is_kept(self, count: TaskCount, record: Record) -> bool:
         """Return whether a row goes on; tell why not."""
         if record.marks is None:
-            self.trace.drop(count, record.reason, record.place, record.detail)
+            self.trace.drop(count, record.reason, record.origin, record.detail)
             return False
         if self._is_copy(count, record):
             return False
@@ -203,7 +212,7 @@ class _Work:
         if record.hit:
             self.trace.hits.append({"task": count.name, **record.place, **record.hit})
         if record.reason:
-            self.trace.drop(count, record.reason, record.place, record.detail)
+            self.trace.drop(count, record.reason, record.origin, record.detail)
             self.trace.show(count, record.reason, record.place, record.before)
         elif record.after is not None:
             self.trace.show(count, "changed", record.place, record.before, record.after)
@@ -217,7 +226,7 @@ class _Work:
             return False
         original = self.duplicates.places[kept]
         self._places[kept] = {"task": count.name, "file": original[0], "line": original[1]}
-        self.trace.drop(count, "duplicate", record.place, f"of {original[0]}:{original[1]}")
+        self.trace.drop(count, "duplicate", record.origin, f"of {original[0]}:{original[1]}")
         self.trace.show(count, "duplicate", record.place, record.before)
         return True
 
@@ -229,12 +238,11 @@ class _Work:
         part = part_of(family, self.spec.data.split)
         count.add(unit, part, record.language)
         if unit.dropped:
-            self.trace.drop(count, unit.dropped, record.place)
+            self.trace.drop(count, unit.dropped, record.origin)
             return
-        origin = Origin(record.file, record.line, record.language)
         digests = [ids_digest(ids) for ids in np.split(tokens, np.cumsum(unit.lengths)[:-1])]
         self.writers[part].append(
-            tokens, learned, unit.lengths, record.task, digests, record.difficulty, origin
+            tokens, learned, unit.lengths, record.task, digests, record.difficulty, record.origin
         )
 
 
@@ -257,8 +265,7 @@ def hold_apart(writers: dict[SplitName, SplitWriter], counts: list[TaskCount], t
     for name in SPLITS:
         for gone in writers[name].drop(seen):
             counts[gone.task].take_back(gone, name)
-            place = {"file": gone.origin.file, "line": gone.origin.line}
-            trace.drop(counts[gone.task], "inAnotherPart", place, name)
+            trace.drop(counts[gone.task], "inAnotherPart", gone.origin, name)
         seen.update(writers[name].digests)
 
 

@@ -12,7 +12,7 @@ TASK = {
     "rows": {"train": 1000, "validation": 30},
     "tokens": {"train": 90_000, "validation": 2_700},
     "dropped": {"duplicate": 200, "fewWords": 4},
-    "languages": {"python": [1200, 1001]},
+    "languages": {"python": {"read": 1200, "kept": 1001, "dropped": {"fewWords": 4, "duplicate": 195}}},
     "personal": {"email": 7},
     "lengths": {"64": 30, "128": 1000},
 }
@@ -52,6 +52,7 @@ def test_every_figure_is_on_the_page() -> None:
         "90,000 tokens",
         "python",
         "1,001",
+        "duplicate 195, fewWords 4",
         "email",
         "200 rows left for 50",
         "77",

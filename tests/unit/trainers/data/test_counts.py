@@ -11,6 +11,7 @@ from anneal_trainers.data.dataset import Dropped, Origin, Split, SplitName, Spli
 from anneal_trainers.data.units import UnitFacts
 
 PLACE = {"file": "a.py", "line": 2}
+ORIGIN = Origin("a.py", 2, "python")
 
 
 def test_what_is_taken_back_is_counted_nowhere() -> None:
@@ -19,16 +20,22 @@ def test_what_is_taken_back_is_counted_nowhere() -> None:
     count.add(UnitFacts((2,)), "validation", "python")
     count.take_back(Dropped(0, 1, 2, Origin("a.py", 2, "python")), "validation")
     told = count.dump()
-    assert (told["read"], told["languages"]) == (1, {"python": [1, 0]})
+    assert (told["read"], told["languages"]) == (
+        1,
+        {"python": {"read": 1, "kept": 0, "dropped": {}}},
+    )
     assert {told[what]["validation"] for what in ("units", "rows", "tokens")} == {0}
 
 
 def test_a_dropped_row_is_a_line_and_a_count() -> None:
     trace, count = Trace(io.StringIO()), TaskCount("t")
-    trace.drop(count, "duplicate", PLACE, "of b.py:1")
-    (line,) = trace.stream.getvalue().splitlines()  # type: ignore[attr-defined]
+    count.see("python")
+    trace.drop(count, "duplicate", ORIGIN, "of b.py:1")
+    line, *_ = trace.stream.getvalue().splitlines()  # type: ignore[attr-defined]
     assert json.loads(line) == {"task": "t", **PLACE, "reason": "duplicate", "detail": "of b.py:1"}
     assert count.dropped == {"duplicate": 1}
+    trace.drop(count, "wrongRow", Origin("a.jsonl", 1))
+    assert count.dump()["languages"]["python"] == {"read": 1, "kept": 0, "dropped": {"duplicate": 1}}
 
 
 def test_few_samples_are_kept_and_name_nobody() -> None:

@@ -35,8 +35,9 @@ def test_a_folder_of_all_kinds_is_read_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(ROW.encode()) * 2)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["hello", "hello"]}), tmp_path / "d.parquet")
     (tmp_path / "notes.txt").write_text("not rows")
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git" / "a.jsonl").write_text(ROW)
+    for folder in (".git", "e"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text(ROW)
     found = list(sources.found(task(tmp_path), Data()))
     assert [(each.file, each.line) for each in found] == [
         ("a.jsonl", 1),
@@ -46,9 +47,10 @@ def test_a_folder_of_all_kinds_is_read_in_order_of_name(tmp_path: Path) -> None:
         ("c.jsonl.zst", 2),
         ("d.parquet", 1),
         ("d.parquet", 2),
+        ("e/a.jsonl", 1),
     ]
-    assert [each.row.text for each in found if each.row] == ["hello"] * 7
-    assert sources.count(task(tmp_path)) == 7
+    assert [each.row.text for each in found if each.row] == ["hello"] * 8
+    assert sources.count(task(tmp_path)) == 8
 
 
 @pytest.mark.parametrize("content", ["{", '{"other": 1}', "[1]"])

@@ -64,9 +64,18 @@ def _task(task: Mapping[str, Any]) -> str:
         _section("Redacted", task["personal"]),
     ]
     if task["languages"]:
-        rows = [(name, read, kept) for name, (read, kept) in task["languages"].items()]
-        parts.append("<h3>Languages</h3>" + _table(("language", "rows in", "kept"), rows))
+        rows = [
+            (name, told["read"], told["kept"], sum(told["dropped"].values()), _reasons(told["dropped"]))
+            for name, told in task["languages"].items()
+        ]
+        head = ("language", "rows in", "kept", "left out", "by reason")
+        parts.append("<h3>Languages</h3>" + _table(head, rows))
     return "".join(parts)
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    most = sorted(dropped.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in most)
 
 
 def _duplicates(duplicates: Mapping[str, Any]) -> str:

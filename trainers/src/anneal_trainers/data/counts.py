@@ -1,7 +1,7 @@
 """What becomes of the rows of a task, counted; and every row that was left out, one line each."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from anneal_trainers.corpus import personal
-from anneal_trainers.data.dataset import SPLITS, Dropped, Split, SplitName
+from anneal_trainers.data.dataset import SPLITS, Dropped, Origin, Split, SplitName
 from anneal_trainers.data.formats import Row
 from anneal_trainers.data.units import UnitFacts
 
@@ -25,7 +25,8 @@ class TaskCount:
 
     Units, rows and tokens are counted by split, `dropped` source rows by reason, `forms` documents by what
     fill-in-the-middle made of them; `over_length` source rows met the over-length policy. `read` source rows were
-    found, `languages` of them by language, of which `left` became units; `personal` counts what was redacted.
+    found, `languages` of them by language, of which `left` became units and `reasons` tells of those that did not, by
+    language and reason; `personal` counts what was redacted.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TaskCount:
     forms: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     personal: Counter[str] = field(default_factory=Counter)
     over_length: int = 0
     emptied_pieces: int = 0
@@ -75,11 +77,15 @@ class TaskCount:
             **{what: {name: count[name] for name in SPLITS} for what, count in by_split.items()},
             "dropped": dict(sorted(self.dropped.items())),
             "forms": dict(sorted(self.forms.items())),
-            "languages": {name: [count, self.left[name]] for name, count in sorted(self.languages.items())},
+            "languages": {name: self._language(name) for name in sorted(self.languages)},
             "personal": dict(sorted(self.personal.items())),
             "overLength": self.over_length,
             "emptiedPieces": self.emptied_pieces,
         }
+
+    def _language(self, name: str) -> dict[str, Any]:
+        dropped = dict(sorted(self.reasons[name].items()))
+        return {"read": self.languages[name], "kept": self.left[name], "dropped": dropped}
 
 
 @dataclass
@@ -91,9 +97,12 @@ class Trace:
     samples: list[dict[str, Any]] = field(default_factory=list)
     _shown: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def drop(self, count: TaskCount, reason: str, place: Mapping[str, Any], detail: str = "") -> None:
-        """Record that the row at `place` of a task left."""
+    def drop(self, count: TaskCount, reason: str, origin: Origin, detail: str = "") -> None:
+        """Record that the row of a task left that stood at `origin`."""
         count.dropped[reason] += 1
+        if origin.language:
+            count.reasons[origin.language][reason] += 1
+        place = {"file": origin.file, "line": origin.line}
         line = {"task": count.name, **place, "reason": reason, "detail": detail}
         self.stream.write(json.dumps(line) + "\n")
 

@@ -25,6 +25,7 @@ from anneal_runtime.chat import ChatEncoder, Encoded
 from anneal_trainers.corpus.near import STARTS, Collector
 from anneal_trainers.data import cleaning, duplicates, fim, sources
 from anneal_trainers.data.counts import beginning
+from anneal_trainers.data.dataset import Origin
 from anneal_trainers.data.duplicates import Marks
 from anneal_trainers.data.formats import Row
 from anneal_trainers.data.sources import Found, SourceFile
@@ -77,6 +78,11 @@ class Record:
     after: str | None = None
     difficulty: float | None = None
     unit: UnitFacts | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Where it stands, and its language."""
+        return Origin(self.file, self.line, self.language)
 
     @property
     def place(self) -> dict[str, Any]:

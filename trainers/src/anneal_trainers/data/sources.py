@@ -158,9 +158,9 @@ def _shape(task: Task) -> DataFormat:
 
 
 def _values(task: Task, chosen: Sequence[SourceFile]) -> Generator[tuple[str, int, Any], None, None]:
-    filesystem, _ = resolve(task.data.uri)
+    filesystem, root = resolve(task.data.uri)
     for file in chosen:
-        name = file.path.rsplit("/", 1)[-1]
+        name = file.path.removeprefix(root).lstrip("/") or file.path.rsplit("/", 1)[-1]
         with (
             filesystem.open(file.path, "rb") as raw,
             contextlib.closing(readers.values(file.path, raw)) as values,  # type: ignore[type-var]
