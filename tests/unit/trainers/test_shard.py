@@ -56,12 +56,15 @@ def in_shards(run: FineTuneRun, count: int) -> FineTuneRun:
     return run.model_copy(update={"inspection": prepare.inspection(run).model_copy(update={"shards": count})})
 
 
-@pytest.mark.parametrize("dedup", ["none", "exact", "near"])
+@pytest.mark.parametrize(
+    "dedup",
+    [pytest.param("none", marks=pytest.mark.slow), pytest.param("exact", marks=pytest.mark.slow), "near"],
+)
 def test_the_number_of_shards_changes_no_byte(
     make_run: Any, tasks: Any, tmp_path: Path, dedup: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for count in (1, 2, 5):
+    for count in (1, 3):
         data = DATA | {"dedup": dedup, "filters": {"personalData": "redact"}}
         store = tmp_path / f"store-{count}"
         run = in_shards(make_run(tasks=tasks, data=data, output={"uri": f"file://{store}"}), count)
@@ -70,7 +73,7 @@ def test_the_number_of_shards_changes_no_byte(
             shard.shard(run)
         found.append(prepare.prepare(run).artifact.digest)
         assert [path.name for path in (store / "demo").iterdir() if any(path.iterdir())] == ["dataset"]
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     report = json.loads((dataset_folder(run) / "report.json").read_text())
     assert [task["read"] for task in report["tasks"]] == [40, 7]
     assert report["tasks"][0]["dropped"]["wrongRow"] == 5
