@@ -11,7 +11,9 @@ FILES = {
     "src/pkg/base.py": "LIMIT = 3\n",
     "src/pkg/tools.py": "from pkg import base\n\ndef tool():\n    return base.LIMIT\n",
     "src/pkg/use.py": "from .tools import tool\nimport os\n\nprint(tool())\n",
-    "lone.py": "import os\n",
+    "tests/test_use.py": "import pkg.use\n",
+    "lone.py": "import os, pkg\n",
+    "elsewhere/os.py": "",
     "loop/a.py": "import loop.b\n",
     "loop/b.py": "import loop.a\n",
 }
@@ -24,7 +26,14 @@ def rows(files: dict[str, str]) -> dict[str, dict]:
 
 def test_dependencies_come_first_each_under_its_path() -> None:
     found = rows(FILES)
-    assert set(found) == {"src/pkg/tools.py", "src/pkg/use.py", "loop/a.py", "loop/b.py"}
+    assert set(found) == {
+        "src/pkg/tools.py",
+        "src/pkg/use.py",
+        "tests/test_use.py",
+        "lone.py",
+        "loop/a.py",
+        "loop/b.py",
+    }
     text = found["src/pkg/use.py"]["text"]
     order = [line[2:] for line in text.splitlines() if line.startswith("# ")]
     assert order == ["src/pkg/__init__.py", "src/pkg/base.py", "src/pkg/tools.py", "src/pkg/use.py"]
@@ -33,7 +42,7 @@ def test_dependencies_come_first_each_under_its_path() -> None:
 
 def test_files_that_depend_on_each_other_are_one_group() -> None:
     groups = {path: row["group"] for path, row in rows(FILES).items()}
-    assert groups["src/pkg/tools.py"] == groups["src/pkg/use.py"]
+    assert groups["src/pkg/tools.py"] == groups["src/pkg/use.py"] == groups["tests/test_use.py"]
     assert groups["loop/a.py"] == groups["loop/b.py"] == "loop/a.py"
     assert len(set(groups.values())) == 2
 

@@ -6,7 +6,8 @@ All files that depend on each other, however indirectly, are one group, and so i
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+import pathlib
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from anneal_trainers.data.formats import Row
@@ -34,13 +35,12 @@ def in_context(documents: Iterable[Row]) -> Iterator[dict[str, Any]]:
             }
 
 
-def imported(path: str, text: str, files: Iterable[str]) -> list[str]:
+def imported(path: str, text: str, files: Collection[str]) -> list[str]:
     """Return the paths among `files` that a file imports, in the order of its statements."""
     tree = python.parsed(text)
-    known = {_module(each): each for each in files}
     names = [name for node in ast.walk(tree) for name in _names(node, path)] if tree else []
-    found = dict.fromkeys(match for name in names for match in _matches(name, known) if match != path)
-    return list(found)
+    found = dict.fromkeys(_file(name, path, files) for name in names)
+    return [each for each in found if each and each != path]
 
 
 def _names(node: ast.AST, path: str) -> Iterator[str]:
@@ -54,16 +54,15 @@ def _names(node: ast.AST, path: str) -> Iterator[str]:
         yield base
 
 
-def _matches(name: str, known: dict[str, str]) -> Iterator[str]:
-    """Yield the file of a module, also where the tree's root lies above the package's (src/package)."""
-    if name in known:
-        yield known[name]
-    elif name:
-        yield from (path for module, path in known.items() if module.endswith(f".{name}"))
-
-
-def _module(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+def _file(name: str, path: str, files: Collection[str]) -> str:
+    """Return the file of a module: below the nearest folder above `path`, or src in it, that has it; else nothing."""
+    inner = name.replace(".", "/")
+    for root in pathlib.PurePosixPath(path).parents if inner else ():
+        for folder in (root, root / "src"):
+            for end in (".py", "/__init__.py"):
+                if (found := str(folder / f"{inner}{end}")) in files:
+                    return found
+    return ""
 
 
 def _context(path: str, imports: dict[str, list[str]], files: dict[str, str]) -> list[str]:
