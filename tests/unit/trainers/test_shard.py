@@ -95,6 +95,25 @@ def test_a_shard_that_is_missing_or_saw_other_files_is_refused(
     assert caught.value.reason == "DataChanged"
 
 
+def test_of_two_runs_of_one_key_the_later_takes_what_the_first_has_published(
+    make_run: Any, tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (in_shards(make_run(uid=uid, tasks=tasks, data=DATA), 2) for uid in ("first", "second"))
+    for number in range(2):
+        prepare.shard(first, number)
+    real, done = prepare.open_artifact, []
+
+    def overtaken(*arguments: Any) -> Any:
+        if not done:
+            done.append(None)
+            done.append(prepare.prepare(first))
+        return real(*arguments)
+
+    monkeypatch.setattr(prepare, "open_artifact", overtaken)
+    assert prepare.prepare(second) == done[1]
+    assert prepare.shard(second, 0) == done[1]
+
+
 def killed_at(call: int, work: Callable[[], object]) -> bool:
     """Do `work` in a child that is killed with signal 9 at its n-th call of a function; return whether it was."""
     child = os.fork()

@@ -67,12 +67,22 @@ def producer(run: FineTuneRun, stage: str) -> Producer:
 
 def prepare(run: FineTuneRun) -> PublishResult:
     """Publish the rows of all tasks, unless a pod before this one has; no shard is left."""
-    facts, key = inspection(run), inspection(run).keys.prepare
-    found = reference(uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS["prepare"], key))
-    artifact = found or _joined(run)
-    for number in range(facts.shards if facts.shards > 1 else 0):
+    try:
+        artifact = _dataset(run) or _joined(run)
+    except (Refused, OSError):
+        # Another run of the same key may have published it, and removed the shards while they were read here.
+        if (found := _dataset(run)) is None:
+            raise
+        artifact = found
+    shards_of = inspection(run).shards
+    for number in range(shards_of if shards_of > 1 else 0):
         cleanup.remove(_shard_uri(run, number))
     return PublishResult(artifact=artifact)
+
+
+def _dataset(run: FineTuneRun) -> ArtifactRef | None:
+    key = inspection(run).keys.prepare
+    return reference(uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS["prepare"], key))
 
 
 def _joined(run: FineTuneRun) -> ArtifactRef:
@@ -101,8 +111,8 @@ def _joined(run: FineTuneRun) -> ArtifactRef:
 
 
 def shard(run: FineTuneRun, number: int) -> PublishResult:
-    """Publish a shard of a run that has several, unless it is published."""
-    if found := reference(_shard_uri(run, number)):
+    """Publish a shard of a run that has several, unless it is published, or what is made of it."""
+    if found := reference(_shard_uri(run, number)) or _dataset(run):
         return PublishResult(artifact=found)
     with _publishing(run, "shard", _shard_key(run, number)) as publication:
         publication.metadata = {"files": _scan(run, number, publication.folder)}
