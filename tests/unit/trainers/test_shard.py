@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from anneal_api.artifacts import MANIFEST
+from anneal_api.outcome import PublishResult
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.errors import Refused
 from anneal_trainers import prepare, shard
 from anneal_trainers.data import readers
-from anneal_trainers.tuned import dataset_folder
 
 SHARES = {"train": 60, "validation": 20, "test": 20}
 DATA: dict[str, Any] = {"maxLength": 64, "overLength": "split", "wrongRows": "drop", "split": SHARES}
@@ -52,6 +52,10 @@ def tasks(tmp_path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def folder_of(made: PublishResult) -> Path:
+    return Path(made.artifact.uri.removeprefix("file://"))
+
+
 def in_shards(run: FineTuneRun, count: int) -> FineTuneRun:
     return run.model_copy(update={"inspection": prepare.inspection(run).model_copy(update={"shards": count})})
 
@@ -71,10 +75,11 @@ def test_the_number_of_shards_changes_no_byte(
         for number in range(count if count > 1 else 0):
             monkeypatch.setenv("JOB_COMPLETION_INDEX", str(number))
             shard.shard(run)
-        found.append(prepare.prepare(run).artifact.digest)
+        made = prepare.prepare(run)
+        found.append(made.artifact.digest)
         assert [path.name for path in (store / "demo").iterdir() if any(path.iterdir())] == ["dataset"]
     assert found[0] == found[1]
-    report = json.loads((dataset_folder(run) / "report.json").read_text())
+    report = json.loads((folder_of(made) / "report.json").read_text())
     assert [task["read"] for task in report["tasks"]] == [40, 7]
     assert report["tasks"][0]["dropped"]["wrongRow"] == 5
 
@@ -200,8 +205,8 @@ def test_damage_of_every_kind_is_told_by_the_shard_that_meets_it(
     run = in_shards(run, 3)
     for number in range(3):
         prepare.shard(run, number)
-    prepare.prepare(run)
-    lines = [json.loads(line) for line in (dataset_folder(run) / "dropped.jsonl").read_text().splitlines()]
+    made = prepare.prepare(run)
+    lines = [json.loads(line) for line in (folder_of(made) / "dropped.jsonl").read_text().splitlines()]
     wrong = {(line["file"], line["line"]) for line in lines if line["reason"] == "wrongRow"}
     assert {(f"{name}.jsonl", 21) for name in bad} < wrong
     assert len(wrong) == len(bad) + 1
