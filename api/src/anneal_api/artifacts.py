@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "evaluate": 2,
     "export": 2,
     "quantize": 3,
-    "engine": 2,
+    "engine": 3,
     "gate": 2,
 }
 """Raised only when a stage's output changes for the same input."""

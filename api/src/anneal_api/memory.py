@@ -215,6 +215,15 @@ CPU_RUNTIME = 0.5 * GIB
 """Triton, its Python stub and OpenVINO with a compiled graph."""
 
 
+def cache_bytes(shape: ModelShape, *, int8: bool) -> int:
+    """Return bytes that a token's keys and values take; in eight bits, a float32 scale and zero point a head too.
+
+    The latter is what OpenVINO's CPU plugin keeps (its `u8` precision, by token).
+    """
+    heads = shape.layers * 2 * shape.kv_heads
+    return heads * (shape.head_size + 8) if int8 else shape.kv_bytes_per_token
+
+
 @dataclass(frozen=True)
 class ServingPlan:
     """One accelerator's memory of a replica: what is fixed, and how many tokens the rest holds.
@@ -287,6 +296,7 @@ def serving_plan(
     memory_gib: float,
     ranks: int = 1,
     cpu: bool = False,
+    int8_cache: bool = False,
 ) -> ServingPlan:
     """Plan the memory of each of the `ranks` accelerators of a replica.
 
@@ -294,6 +304,7 @@ def serving_plan(
         group: weights that share a scale in INT4; None keeps them in float16.
         ranks: accelerators that a replica's layers, heads and cache are divided between.
         cpu: OpenVINO's server, which computes in float32 and takes the cache of all sequences when it starts.
+        int8_cache: whether keys and values are kept in eight bits.
     """
     bits = 16 if group is None else 4 + 16 / group
     weights = shape.linear_parameters * bits / 8 + shape.embedding_parameters * 2
@@ -305,7 +316,7 @@ def serving_plan(
     )
     return ServingPlan(
         fixed=Plan(terms, memory_gib * GIB),
-        token_bytes=shape.kv_bytes_per_token / ranks,
+        token_bytes=cache_bytes(shape, int8=int8_cache) / ranks,
         sequence=sequence,
         batch=batch,
         fraction=1.0 if cpu else KV_FRACTION,

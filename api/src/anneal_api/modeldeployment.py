@@ -58,13 +58,18 @@ class Quantization(Model):
     """How weights become four bits."""
 
     method: Literal["awq", "rtn", "none"] = Field(
-        "awq", description="awq searches activation-aware scales, rtn rounds, none keeps full precision."
+        "awq", description="awq searches activation-aware scales, rtn rounds, none keeps float16."
     )
     group_size: Literal[32, 64, 128] = Field(128, description="Weights that share a scale.")
     calibration: Calibration = Field(Calibration(), description="Rows that AWQ looks at.")
     accelerator: Name | None = Field(
         None, description="Profile to quantise on; a large model's AWQ needs one, rounding needs none."
     )
+
+    @property
+    def group(self) -> int | None:
+        """Weights that share a scale; None where weights stay in full precision."""
+        return None if self.method == "none" else self.group_size
 
 
 class Engine(Model):
@@ -81,7 +86,9 @@ class Engine(Model):
     max_sequence_length: Annotated[int, Field(ge=2, le=262_144)] = Field(
         6144, description="Prompt and generated tokens of one sequence."
     )
-    kv_cache_type: Literal["auto", "fp16", "int8"] = Field("auto", description="Precision of the KV cache.")
+    kv_cache_type: Literal["auto", "fp16", "int8"] = Field(
+        "auto", description="Precision of the KV cache; auto is fp16, int8 is built for openvino."
+    )
     tensor_parallel_size: Annotated[int, Field(ge=1, le=8)] = Field(1, description="Accelerators a replica.")
 
 
@@ -95,7 +102,10 @@ class SuiteBudget(Model):
 class Gate(Model):
     """The accuracy budget a compiled model must keep before it may serve."""
 
-    accelerator: Name | None = Field(None, description="Profile to measure on; the replicas' own when unset.")
+    accelerator: Name | None = Field(
+        None,
+        description="Profile to measure on, of the replicas' compute capability; the replicas' own when unset.",
+    )
     max_logit_kl: Annotated[float, Field(gt=0, le=100)] = Field(
         0.1, alias="maxLogitKL", description="Mean KL divergence (nats a token) to full precision."
     )

@@ -28,10 +28,11 @@ def serving(spec: ModelDeploymentSpec, shape: ModelShape, accelerator: Accelerat
     """Return what one accelerator of a ModelDeployment's replica needs."""
     return memory.serving_plan(
         shape,
-        group=None if spec.quantization.method == "none" else spec.quantization.group_size,
+        group=spec.quantization.group,
         sequence=spec.engine.max_sequence_length,
         batch=spec.engine.max_batch_size,
         memory_gib=accelerator.memory_gib,
         ranks=spec.engine.tensor_parallel_size,
         cpu=spec.engine.runtime == "openvino",
+        int8_cache=spec.engine.kv_cache_type == "int8",
     )

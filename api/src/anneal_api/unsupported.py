@@ -13,20 +13,9 @@ FIELDS: dict[type[Model], tuple[str, ...]] = {
     FineTuneJobSpec: ("evaluation.suites",),
     ModelDeploymentSpec: (
         "model.selector",
-        "engine.kv_cache_type",
-        "engine.tensor_parallel_size",
-        "gate.accelerator",
         "gate.suites",
         "rollout",
     ),
-}
-"""Values, rather than whole fields, that are not built yet."""
-VALUES: dict[type[Model], dict[str, tuple[str, ...]]] = {
-    FineTuneJobSpec: {},
-    ModelDeploymentSpec: {
-        "engine.runtime": ("tensorrt-llm-pytorch",),
-        "quantization.method": ("none",),
-    },
 }
 
 
@@ -38,13 +27,7 @@ def refused(spec: Model) -> list[str]:
         for value, default in _walk(spec, path.split("."))
         if value != default
     )
-    values = (
-        f"spec.{_shown(path)}: {value} is not implemented yet; choose another value"
-        for path, names in VALUES[type(spec)].items()
-        for value, _ in _walk(spec, path.split("."))
-        if value in names
-    )
-    return [*fields, *values]
+    return list(fields)
 
 
 def _walk(model: Model, path: list[str]) -> Iterator[tuple[object, object]]:

@@ -19,7 +19,19 @@ def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
         Refused: the profile or the group size does not go with the runtime.
     """
     if spec.engine.runtime == "openvino":
+        if spec.engine.tensor_parallel_size > 1:
+            raise Refused(
+                "NotDivided",
+                f"spec.engine.tensorParallelSize: {spec.engine.tensor_parallel_size}, and openvino runs a replica on one "
+                "CPU; use 1",
+            )
         return f"openvino-{metadata.version('openvino')}"
+    if spec.engine.kv_cache_type == "int8":
+        raise Refused(
+            "UnsupportedCache",
+            f"spec.engine.kvCacheType: int8 is built for openvino; of {spec.engine.runtime} the gate could not tell what "
+            "it costs, because a prompt that is read at once never reads the cache; use fp16",
+        )
     torch_backend = spec.engine.runtime == "tensorrt-llm-pytorch"
     if accelerator.compute_capability is None and not torch_backend:
         raise Refused(
@@ -27,7 +39,7 @@ def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
             f"spec.accelerator: profile {accelerator.name} has no computeCapability, which a TensorRT engine is "
             "tied to; ask the administrator to add it, or set spec.engine.runtime to openvino",
         )
-    if spec.quantization.group_size not in TENSORRT_LLM_GROUPS:
+    if spec.quantization.group not in (None, *TENSORRT_LLM_GROUPS):
         raise Refused(
             "UnsupportedGroupSize",
             f"spec.quantization.groupSize: {spec.quantization.group_size} has no kernel in TensorRT-LLM; use 64 or 128",

@@ -1,6 +1,6 @@
 """TensorRT-LLM's checkpoint format: config.json and rank0.safetensors, written as a stream, read by name.
 
-The one four-bit artifact of a deployment: trtllm-build reads it as it is, the OpenVINO builder and the
+The one artifact of a deployment: trtllm-build reads it as it is, the OpenVINO builder and the
 gate read it through `Checkpoint`. Layout and key names are those of TensorRT-LLM 1.2.
 """
 
@@ -34,8 +34,8 @@ _CODES = {
 }
 
 
-def config_of(decoder: Decoder, group: int) -> dict[str, Any]:
-    """Return config.json's content for `decoder` quantised in groups of `group`."""
+def config_of(decoder: Decoder, group: int | None) -> dict[str, Any]:
+    """Return config.json's content for `decoder` quantised in groups of `group`, or in float16."""
     scaling = {"type": "linear", "factor": decoder.rope_factor} if decoder.rope_factor != 1 else None
     config = {
         "producer": {"name": "anneal", "version": VERSION},
@@ -61,16 +61,22 @@ def config_of(decoder: Decoder, group: int) -> dict[str, Any]:
         # constants once.
         "share_embedding_table": False,
         "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
-        "quantization": {
-            "quant_algo": "W4A16_AWQ",
-            "kv_cache_quant_algo": None,
-            "group_size": group,
-            "has_zero_point": False,
-            "pre_quant_scale": True,
-            "exclude_modules": ["lm_head"],
-        },
+        "quantization": _quantization(group),
     }
     return config | ({"qwen_type": "qwen2"} if decoder.qkv_bias else {})
+
+
+def _quantization(group: int | None) -> dict[str, Any]:
+    if group is None:
+        return {"quant_algo": None, "kv_cache_quant_algo": None}
+    return {
+        "quant_algo": "W4A16_AWQ",
+        "kv_cache_quant_algo": None,
+        "group_size": group,
+        "has_zero_point": False,
+        "pre_quant_scale": True,
+        "exclude_modules": ["lm_head"],
+    }
 
 
 def decoder_of(config: dict[str, Any], tied: bool) -> Decoder:
@@ -96,8 +102,8 @@ def decoder_of(config: dict[str, Any], tied: bool) -> Decoder:
 Spec = tuple[np.dtype[Any], tuple[int, ...]]
 
 
-def tensor_specs(decoder: Decoder, group: int) -> dict[str, Spec]:
-    """Return dtype and shape of every tensor, in the order in which they are written."""
+def tensor_specs(decoder: Decoder, group: int | None) -> dict[str, Spec]:
+    """Return dtype and shape of every tensor, in the order in which they are written; no group is float16."""
     half = np.dtype(np.float16)
     specs: dict[str, Spec] = {EMBEDDING: (half, (decoder.vocabulary, decoder.hidden))}
     for index in range(decoder.layers):
@@ -105,6 +111,9 @@ def tensor_specs(decoder: Decoder, group: int) -> dict[str, Spec]:
         specs[f"{prefix}input_layernorm.weight"] = (half, (decoder.hidden,))
         specs[f"{prefix}post_layernorm.weight"] = (half, (decoder.hidden,))
         for name, (rows, width) in decoder.linears().items():
+            if group is None:
+                specs[f"{prefix}{name}.weight"] = (half, (rows, width))
+                continue
             specs[f"{prefix}{name}.weight"] = (np.dtype(np.int8), (rows // 2, width))
             specs[f"{prefix}{name}.weights_scaling_factor"] = (half, (rows, width // group))
             specs[f"{prefix}{name}.prequant_scaling_factor"] = (half, (width,))
@@ -167,6 +176,18 @@ class Linear:
         return int4.dequantize(self.packed, self.scales, self.prequant)
 
 
+@dataclass(frozen=True)
+class Full:
+    """A layer in full precision: float16 [out, in]."""
+
+    half: Array
+    bias: Array | None
+
+    def weight(self) -> Array:
+        """Return the weight [out, in] in float32."""
+        return self.half.astype(np.float32)
+
+
 class Checkpoint:
     """A checkpoint on disk; tensors are read when asked for."""
 
@@ -174,7 +195,8 @@ class Checkpoint:
         self.config = json.loads((folder / CONFIG).read_text())
         self._file = safe_open(folder / WEIGHTS, framework="numpy")
         self.decoder = decoder_of(self.config, tied=np.array_equal(self.tensor(EMBEDDING), self.tensor(HEAD)))
-        self.group = int(self.config["quantization"]["group_size"])
+        quantized = self.config["quantization"]["quant_algo"] is not None
+        self.group = int(self.config["quantization"]["group_size"]) if quantized else None
 
     def tensor(self, name: str) -> Array:
         """Return one tensor as stored."""
@@ -185,16 +207,29 @@ class Checkpoint:
         """Return a layer's norm weight, `input_layernorm` or `post_layernorm`."""
         return self.tensor(f"transformer.layers.{layer}.{name}.weight")
 
+    def layer(self, layer: int, name: str) -> Linear | Full:
+        """Return a linear layer as stored, such as `attention.qkv`."""
+        if self.group is not None:
+            return self.linear(layer, name)
+        return self.full(layer, name)
+
+    def full(self, layer: int, name: str) -> Full:
+        """Return a layer of a checkpoint in full precision."""
+        return Full(self.tensor(f"transformer.layers.{layer}.{name}.weight"), self._bias(layer, name))
+
     def linear(self, layer: int, name: str) -> Linear:
-        """Return a quantised layer, such as `attention.qkv`."""
+        """Return a layer of a quantised checkpoint, such as `attention.qkv`."""
         prefix = f"transformer.layers.{layer}.{name}."
-        biased = name == "attention.qkv" and self.decoder.qkv_bias
         return Linear(
             packed=self.tensor(f"{prefix}weight"),
             scales=self.tensor(f"{prefix}weights_scaling_factor"),
             prequant=self.tensor(f"{prefix}prequant_scaling_factor"),
-            bias=self.tensor(f"{prefix}bias") if biased else None,
+            bias=self._bias(layer, name),
         )
+
+    def _bias(self, layer: int, name: str) -> Array | None:
+        biased = name == "attention.qkv" and self.decoder.qkv_bias
+        return self.tensor(f"transformer.layers.{layer}.{name}.bias") if biased else None
 
     def hugging_face(self) -> Iterator[tuple[str, Array]]:
         """Yield the reconstructed float32 weights under Hugging Face's names; the way to compare or to leave."""
@@ -208,14 +243,14 @@ class Checkpoint:
     def _layer(self, index: int) -> Iterator[tuple[str, Array]]:
         yield "input_layernorm.weight", self.norm(index, "input_layernorm").astype(np.float32)
         yield "post_attention_layernorm.weight", self.norm(index, "post_layernorm").astype(np.float32)
-        qkv = self.linear(index, "attention.qkv")
+        qkv = self.layer(index, "attention.qkv")
         at = [self.decoder.query_size, self.decoder.query_size + self.decoder.kv_size]
         parts = zip("qkv", np.split(qkv.weight(), at), strict=True)
         yield from ((f"self_attn.{name}_proj.weight", part) for name, part in parts)
         if qkv.bias is not None:
             biases = zip("qkv", np.split(qkv.bias.astype(np.float32), at), strict=True)
             yield from ((f"self_attn.{name}_proj.bias", part) for name, part in biases)
-        yield "self_attn.o_proj.weight", self.linear(index, "attention.dense").weight()
-        yield "mlp.gate_proj.weight", self.linear(index, "mlp.fc").weight()
-        yield "mlp.up_proj.weight", self.linear(index, "mlp.gate").weight()
-        yield "mlp.down_proj.weight", self.linear(index, "mlp.proj").weight()
+        yield "self_attn.o_proj.weight", self.layer(index, "attention.dense").weight()
+        yield "mlp.gate_proj.weight", self.layer(index, "mlp.fc").weight()
+        yield "mlp.up_proj.weight", self.layer(index, "mlp.gate").weight()
+        yield "mlp.down_proj.weight", self.layer(index, "mlp.proj").weight()

@@ -70,10 +70,10 @@ class Decoder:
             "mlp.proj": (self.hidden, self.intermediate),
         }
 
-    def check_group(self, group: int) -> None:
-        """Raise Refused unless every quantised layer's inputs divide into groups of `group`."""
+    def check_group(self, group: int | None) -> None:
+        """Raise Refused unless every quantised layer's inputs divide into groups of `group`, if there are any."""
         for name, (_, width) in self.linears().items():
-            if width % group:
+            if group and width % group:
                 raise Refused(
                     "GroupSizeDoesNotDivide",
                     f"spec.quantization.groupSize: {group} does not divide the {width} inputs of {name}; "
@@ -90,7 +90,7 @@ class Decoder:
             vocabulary=self.vocabulary // ranks,
         )
 
-    def check_ranks(self, ranks: int, group: int) -> None:
+    def check_ranks(self, ranks: int, group: int | None) -> None:
         """Raise Refused unless `ranks` accelerators can hold equal parts, each of whole groups of `group`."""
         sizes = {
             "attention heads": self.heads,
@@ -106,7 +106,7 @@ class Decoder:
                     "another number that divides it",
                 )
         for name, (_, width) in self.share(ranks).linears().items():
-            if width % group:
+            if group and width % group:
                 raise Refused(
                     "GroupSizeDoesNotDivide",
                     f"spec.quantization.groupSize: {group} does not divide the {width} inputs of {name} on each of "

@@ -1,10 +1,12 @@
-"""The engine stage: the four-bit artifact is compiled for the runtime that serves it."""
+"""The engine stage: the artifact is compiled for the runtime that serves it."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from anneal_api import memory
+from anneal_api.modeldeployment import Engine
 from anneal_api.outcome import PublishResult
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
@@ -16,9 +18,9 @@ OPENVINO_PROPERTIES = {
     # Not bfloat16 where the CPU has it, nor eight-bit activations: what the gate measured is what is served.
     "INFERENCE_PRECISION_HINT": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-    # The width that memory plans count with; OpenVINO's own default is eight bits.
-    "KV_CACHE_PRECISION": "f16",
 }
+KV_PRECISIONS = {"auto": "f16", "fp16": "f16", "int8": "u8"}
+"""What the engine is told, by spec.engine.kvCacheType. OpenVINO's own default is eight bits."""
 ENGINE_FOLDER = "engine"
 """Where what TensorRT-LLM loads lies in the artifact."""
 
@@ -50,7 +52,9 @@ def _common(config: DeploymentRun, source: Path) -> dict[str, Any]:
         "maxInputLength": engine.max_input_length,
         "maxSequenceLength": engine.max_sequence_length,
         "eosIds": _eos_ids(source),
-        "kvBytesPerToken": stages.inspected(config).shape.kv_bytes_per_token,
+        "kvBytesPerToken": memory.cache_bytes(
+            stages.inspected(config).shape, int8=engine.kv_cache_type == "int8"
+        ),
     }
 
 
@@ -65,7 +69,12 @@ def _openvino(config: DeploymentRun, source: Path, folder: Path) -> dict[str, An
     openvino_ir.write(Checkpoint(source), folder)
     # GenAI reads the ids that end an answer from here; without a tokenizer model it knows none.
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": _eos_ids(source)}))
-    return {"properties": OPENVINO_PROPERTIES}
+    return {"properties": openvino_properties(config.spec.engine)}
+
+
+def openvino_properties(engine: Engine) -> dict[str, str]:
+    """Return what OpenVINO is opened with, by the gate and by the server."""
+    return OPENVINO_PROPERTIES | {"KV_CACHE_PRECISION": KV_PRECISIONS[engine.kv_cache_type]}
 
 
 def _tensorrt_llm(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _tensorrt_llm(config: DeploymentRun, source: Path, folder: Path) -> dict[str
 def _pytorch(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
     (folder / ENGINE_FOLDER).mkdir()
     unified.write(Checkpoint(source), folder / ENGINE_FOLDER)
-    return {}
+    return {"llm": tensorrt_llm.llm_arguments(config.spec.engine, scoring=False)}
 
 
 _COMPILERS = {

@@ -28,8 +28,9 @@ GATE = "gate.json"
 REFERENCE = "reference.safetensors"
 TOKENS = 16_384
 """Rows beyond this are left out: the standard error of a mean over thousands of tokens is below the budgets."""
-CHUNK = 256
-"""Tokens a step: bounds the logits in memory (256 x 49,152 floats are 50 MB), and runs the KV cache."""
+CHUNKS = {"f16": 256, "u8": 16}
+"""Tokens a step, by the precision of the KV cache: bounds the logits in memory (256 x 49,152 floats are 50 MB). What a step
+adds to the cache it sees as it was, so a cache that loses something is read often."""
 LEAST_AGREEMENT = 0.05
 """Share of positions where engine and full precision choose the same token, below which output is garbage.
 Four-bit models agree on 70% or more; swapped nibbles or wrong rotary angles on next to none."""
@@ -131,7 +132,7 @@ def check_language(figures: dict[str, Any], tallies: dict[int, Tally]) -> None:
 def _runtime(config: DeploymentRun, folder: Path, manifest: Manifest) -> tuple[Logits, dict[str, Any]]:
     if config.spec.engine.runtime == "openvino":
         return openvino_logits(folder, manifest.metadata["properties"])
-    whole_row = tensorrt_llm.logits(folder / ENGINE_FOLDER)
+    whole_row = tensorrt_llm.logits(folder / ENGINE_FOLDER, config.spec.engine)
     return lambda row: [(0, whole_row(row.input_ids))], {"builder": manifest.metadata["builder"]}
 
 
@@ -146,7 +147,7 @@ def openvino_logits(folder: Path, properties: dict[str, str]) -> tuple[Logits, d
 
     def logits(row: Row) -> Iterator[tuple[int, Array]]:
         request.reset_state()
-        for start, ids in divergence.chunked(row, CHUNK):
+        for start, ids in divergence.chunked(row, CHUNKS[properties["KV_CACHE_PRECISION"]]):
             yield start, _step(request, start, ids)
 
     return logits, {name: str(compiled.get_property(name)) for name in properties}

@@ -70,8 +70,8 @@ def read_decoder(config: DeploymentRun, manifest: Manifest) -> Decoder:
             f"spec.model: {uri} has no {', '.join(missing)}; serve a model that a FineTuneJob exported",
         )
     decoder = from_hugging_face(hugging_face.read(uri).config)
-    decoder.check_group(config.spec.quantization.group_size)
-    decoder.check_ranks(config.spec.engine.tensor_parallel_size, config.spec.quantization.group_size)
+    decoder.check_group(config.spec.quantization.group)
+    decoder.check_ranks(config.spec.engine.tensor_parallel_size, config.spec.quantization.group)
     return decoder
 
 

@@ -2,8 +2,8 @@
 
 The graph is the stateful one that OpenVINO GenAI turns into a paged one: inputs input_ids,
 attention_mask, position_ids and beam_idx; keys and values in variables (ReadValue, Gather by beam_idx,
-Concat, Assign) before ScaledDotProductAttention. Weights stay four-bit constants: Convert, Multiply by the
-groups' scales and Reshape before a MatMul is what the CPU plugin keeps compressed in memory.
+Concat, Assign) before ScaledDotProductAttention. Weights stay constants of float16 or of four bits: Convert, Multiply
+by the groups' scales and Reshape before a MatMul is what the CPU plugin keeps compressed in memory.
 Dimensions in comments: B sequences, L new tokens, T cached and new tokens, D head size.
 """
 
@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from anneal_serving import int4
-from anneal_serving.checkpoint import EMBEDDING, FINAL_NORM, HEAD, Checkpoint, Linear
+from anneal_serving.checkpoint import EMBEDDING, FINAL_NORM, HEAD, Checkpoint, Full, Linear
 from anneal_serving.decoder import Decoder
 from anneal_serving.int4 import Array
 
@@ -98,15 +98,15 @@ class _Frame:
 def _block(checkpoint: Checkpoint, index: int, hidden: Node, frame: _Frame, sinks: list[Node]) -> Node:
     epsilon = checkpoint.decoder.epsilon
     normed = _norm(hidden, checkpoint.norm(index, "input_layernorm"), epsilon)
-    attended = _attention(checkpoint.linear(index, "attention.qkv"), normed, frame, index, sinks)
-    hidden = ops.add(hidden, _linear(checkpoint.linear(index, "attention.dense"), attended))
+    attended = _attention(checkpoint.layer(index, "attention.qkv"), normed, frame, index, sinks)
+    hidden = ops.add(hidden, _linear(checkpoint.layer(index, "attention.dense"), attended))
     normed = _norm(hidden, checkpoint.norm(index, "post_layernorm"), epsilon)
-    gate = ops.swish(_linear(checkpoint.linear(index, "mlp.fc"), normed))
-    gated = ops.multiply(gate, _linear(checkpoint.linear(index, "mlp.gate"), normed))
-    return ops.add(hidden, _linear(checkpoint.linear(index, "mlp.proj"), gated))
+    gate = ops.swish(_linear(checkpoint.layer(index, "mlp.fc"), normed))
+    gated = ops.multiply(gate, _linear(checkpoint.layer(index, "mlp.gate"), normed))
+    return ops.add(hidden, _linear(checkpoint.layer(index, "mlp.proj"), gated))
 
 
-def _attention(qkv: Linear, hidden: Node, frame: _Frame, index: int, sinks: list[Node]) -> Node:
+def _attention(qkv: Linear | Full, hidden: Node, frame: _Frame, index: int, sinks: list[Node]) -> Node:
     decoder = frame.decoder
     sizes = [decoder.query_size, decoder.kv_size, decoder.kv_size]
     parts = ops.variadic_split(_linear(qkv, hidden), _integer(2), _integers(sizes))
@@ -140,13 +140,9 @@ def _repeat(shared: Node, decoder: Decoder) -> Node:
     times = decoder.heads // decoder.kv_heads
     if times == 1:
         return shared
-    size = ops.shape_of(shared)
-    ends = [ops.gather(size, _integers(at), _integer(0)) for at in ([0, 1], [2, 3])]
-    wide = ops.broadcast(
-        ops.unsqueeze(shared, _integer(2)),
-        ops.concat([ends[0], _integers([times]), ends[1]], 0),
-        "BIDIRECTIONAL",
-    )
+    # In this form both runtimes find the whole attention: the plugin, which then keeps the cache as it is told to, and GenAI.
+    shape = _integers([1, 1, times, 1, 1])
+    wide = ops.broadcast(ops.unsqueeze(shared, _integer(2)), shape, broadcast_spec="BIDIRECTIONAL")
     return ops.reshape(wide, _integers([0, decoder.heads, -1, decoder.head_size]), True)
 
 
@@ -183,10 +179,11 @@ def _norm(hidden: Node, weight: Array, epsilon: float) -> Node:
     return ops.multiply(ops.multiply(hidden, inverse), ops.constant(weight.astype(np.float32)))
 
 
-def _linear(linear: Linear, hidden: Node) -> Node:
-    if (linear.prequant != 1).any():
+def _linear(linear: Linear | Full, hidden: Node) -> Node:
+    if isinstance(linear, Linear) and (linear.prequant != 1).any():
         hidden = ops.multiply(hidden, ops.constant(linear.prequant.astype(np.float32)))
-    product = ops.matmul(hidden, _weight(linear), False, True)
+    weight = _weight(linear) if isinstance(linear, Linear) else _half(linear.half)
+    product = ops.matmul(hidden, weight, False, True)
     if linear.bias is None:
         return product
     return ops.add(product, ops.constant(linear.bias.astype(np.float32)))

@@ -1,4 +1,4 @@
-"""The quantize stage: a merged model becomes one four-bit artifact in TensorRT-LLM checkpoint format.
+"""The quantize stage: a merged model becomes one artifact in TensorRT-LLM checkpoint format, of four bits or float16.
 
 Layers are streamed: the rows' hidden states are carried through the full-precision model block by block,
 each block is quantised with what its layers saw, written and forgotten. So memory is bounded by the largest
@@ -92,7 +92,7 @@ def run(config: DeploymentRun) -> PublishResult:
             shutil.copyfile(source / name, publication.folder / name)
         publication.metadata.update(
             method=recipe.method,
-            groupSize=recipe.group_size,
+            groupSize=recipe.group,
             tasks=task_names(manifest.metadata["tasks"]),
             calibrationRows=len(rows),
             calibrationTokens=sum(len(r) for r in rows),
@@ -175,11 +175,11 @@ def quantize(
     """
     folder = hugging_face.read_local(source)
     decoder = from_hugging_face(folder.config)
-    decoder.check_group(recipe.group_size)
+    decoder.check_group(recipe.group)
     weights = Weights(source, folder, _device())
     figures = Figures()
-    (target / CONFIG).write_text(json.dumps(config_of(decoder, recipe.group_size), indent=2))
-    with Writer(target / WEIGHTS, tensor_specs(decoder, recipe.group_size)) as writer, torch.inference_mode():
+    (target / CONFIG).write_text(json.dumps(config_of(decoder, recipe.group), indent=2))
+    with Writer(target / WEIGHTS, tensor_specs(decoder, recipe.group)) as writer, torch.inference_mode():
         embedding = _write_tables(weights, decoder, writer)
         hidden = [embedding[row] for row in rows]
         states = [] if probe is None else [embedding[probe]]
@@ -190,9 +190,9 @@ def quantize(
             seen = _observe(block, decoder, hidden)
             states += [block.forward(decoder, state, lambda *_: None) for state in states[-1:]]
             _write_norms(writer, block, index)
-            for name, quantized in _quantize_block(block, seen, recipe):
-                _write_linear(writer, f"transformer.layers.{index}.{name}", quantized)
-                figures.add(name, quantized.relative_error)
+            for name, layer in _stored_block(block, seen, recipe):
+                _write_linear(writer, f"transformer.layers.{index}.{name}", layer)
+                figures.add(name, layer.relative_error)
             print(figures.progress(decoder.layers, time.monotonic() - started), file=sys.stderr, flush=True)
         if probe is not None:
             save_file({"input_ids": probe, "hidden": torch.stack(states[1:]).cpu()}, target / PROBE)
@@ -223,9 +223,31 @@ def _observe(block: Block, decoder: Decoder, hidden: list[Tensor]) -> dict[str, 
     return seen
 
 
-def _quantize_block(
+@dataclass(frozen=True)
+class Half:
+    """A layer's weight [out, in] in float16, and what that cost."""
+
+    weight: Tensor
+    relative_error: float
+
+    @classmethod
+    def of(cls, name: str, weight: Tensor) -> "Half":
+        """Return float32 `weight` in float16, or refuse one beyond its range."""
+        half = weight.half()
+        if not half.isfinite().all():
+            raise Refused(
+                "OutOfRange",
+                f"spec.quantization.method: a weight of {name} is beyond float16's 65504; use awq or rtn",
+            )
+        return cls(half, float((half.float() - weight).square().sum() / weight.square().sum()))
+
+
+def _stored_block(
     block: Block, seen: dict[str, Observed], recipe: Quantization
-) -> Iterator[tuple[str, Quantized]]:
+) -> Iterator[tuple[str, Quantized | Half]]:
+    if recipe.method == "none":
+        yield from ((name, Half.of(name, weight)) for name, weight in block.linears.items())
+        return
     if recipe.method == "rtn":
         for name, weight in block.linears.items():
             yield name, awq.round_to_nearest(weight, recipe.group_size)
@@ -244,7 +266,10 @@ def _write_norms(writer: Writer, block: Block, index: int) -> None:
         writer.write(f"{prefix}attention.qkv.bias", block.qkv_bias.cpu().numpy())
 
 
-def _write_linear(writer: Writer, name: str, quantized: Quantized) -> None:
+def _write_linear(writer: Writer, name: str, quantized: Quantized | Half) -> None:
+    if isinstance(quantized, Half):
+        writer.write(f"{name}.weight", quantized.weight.cpu().numpy())
+        return
     writer.write(f"{name}.weight", int4.pack(quantized.nibbles.cpu().numpy()))
     writer.write(f"{name}.weights_scaling_factor", quantized.scales.cpu().numpy())
     writer.write(f"{name}.prequant_scaling_factor", quantized.prequant.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Engines for NVIDIA GPUs: trtllm-build's command line, what Triton is told, and logits for the gate.
+"""Engines for NVIDIA GPUs: trtllm-build's command line, what Triton and the LLM API are told, and logits for the gate.
 
 Runs only inside the TensorRT-LLM image of `builders.TENSORRT_LLM`; nothing is imported from it before it is needed.
 """
@@ -7,8 +7,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from anneal_api.memory import BATCH_TOKENS, KV_FRACTION
 from anneal_api.modeldeployment import Engine
@@ -72,17 +70,52 @@ def triton_parameters(engine: Engine) -> dict[str, str]:
     }
 
 
-def logits(engine_folder: Path) -> Callable[[Array], Array]:
-    """Return the function that gives the engine's logits [tokens, vocabulary] of a row of token ids."""
-    import torch  # both are the image's
-    from tensorrt_llm.runtime import ModelRunnerCpp  # type: ignore[import-not-found]
+def llm_arguments(engine: Engine, *, scoring: bool) -> dict[str, Any]:
+    """Return what the LLM API's PyTorch backend is opened with, beside its model.
 
-    runner: Any = ModelRunnerCpp.from_dir(str(engine_folder))
+    Args:
+        scoring: for the gate, which needs logits of whole prompts: none of them from blocks that are reused, none in parts.
+    """
+    tokens = max(BATCH_TOKENS, engine.max_input_length) if scoring else BATCH_TOKENS
+    return {
+        "backend": "pytorch",
+        "skip_tokenizer_init": True,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "max_batch_size": engine.max_batch_size,
+        "max_input_len": engine.max_input_length,
+        "max_seq_len": engine.max_sequence_length,
+        "max_num_tokens": tokens,
+        "enable_chunked_prefill": not scoring,
+        "enable_iter_perf_stats": not scoring,
+        "kv_cache_config": {"free_gpu_memory_fraction": KV_FRACTION, "enable_block_reuse": not scoring},
+        # As the engine's: what the cache cannot hold waits, and nothing that runs is thrown out.
+        "scheduler_config": {"capacity_scheduler_policy": "GUARANTEED_NO_EVICT"},
+    }
+
+
+def logits(folder: Path, engine: Engine) -> Callable[[Array], Array]:
+    """Return the function that gives the logits [tokens, vocabulary] of a row, of at most maxInputLength token ids."""
+    from tensorrt_llm import SamplingParams  # type: ignore[import-not-found]  # the image's
+
+    asked = SamplingParams(max_tokens=1, end_id=-1, pad_id=0, detokenize=False, return_context_logits=True)
+    llm = _open(folder, engine)
 
     def row_logits(row: Array) -> Array:
-        ids = torch.from_numpy(row.astype(np.int32))
-        answer = runner.generate([ids], max_new_tokens=1, end_id=-1, pad_id=0, return_dict=True)
-        found: Array = answer["context_logits"][0].float().cpu().numpy()
+        ids = row[: engine.max_input_length].tolist()
+        answer = llm.generate(ids, asked)
+        found: Array = answer.context_logits.float().cpu().numpy()
         return found
 
     return row_logits
+
+
+def _open(folder: Path, engine: Engine) -> Any:
+    """Return the LLM API over a compiled engine or over weights; both start a worker for each accelerator."""
+    if engine.runtime == "tensorrt-llm-pytorch":
+        from tensorrt_llm import LLM
+
+        return LLM(model=str(folder), **llm_arguments(engine, scoring=True))
+    from tensorrt_llm._tensorrt_engine import LLM as Compiled  # type: ignore[import-not-found]
+
+    cache = {"free_gpu_memory_fraction": KV_FRACTION, "enable_block_reuse": False}
+    return Compiled(model=str(folder), skip_tokenizer_init=True, kv_cache_config=cache)

@@ -1,6 +1,7 @@
 """The memory plans against published figures and arithmetic done by hand; measured peaks are in test_memory_plan.py."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -60,8 +61,8 @@ def test_33b_has_33_billion_parameters() -> None:
     assert total == pytest.approx(33.34e9, rel=0.005)
 
 
-def a10(**limits: int) -> ServingPlan:
-    asked = {"group": 128, "sequence": 6144, "batch": 8} | limits
+def a10(**limits: int | None) -> ServingPlan:
+    asked: dict[str, Any] = {"group": 128, "sequence": 6144, "batch": 8} | limits
     return serving_plan(DEEPSEEK_33B, memory_gib=22.5, **asked)
 
 
@@ -72,6 +73,12 @@ def test_33b_on_an_a10_has_the_published_figures() -> None:
     assert plan.token_bytes == 248 * 1024
     assert 1.0 < (terms["runtime"] + terms["activations"]) / GIB < 1.5
     assert 17_000 <= plan.kv_tokens <= 19_000
+
+
+def test_a_cache_of_eight_bits_holds_nearly_twice_the_tokens() -> None:
+    # 128 values of a head and two float32 beside them, against 256 bytes.
+    assert a10(int8_cache=True).token_bytes == 248 * 1024 * (128 + 8) / 256
+    assert a10(int8_cache=True).kv_tokens == pytest.approx(a10().kv_tokens * 256 / 136, rel=1e-3)
 
 
 def test_what_is_beyond_the_cache_queues() -> None:

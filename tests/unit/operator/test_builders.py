@@ -1,5 +1,6 @@
 """What is built: restricted pods, deterministic names, the environment and mounts of the contract."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -88,6 +89,28 @@ def test_every_mount_has_its_volume(name: str, template: dict) -> None:
     mounts = {m["name"] for m in template["spec"]["containers"][0]["volumeMounts"]}
     assert mounts == volumes
     assert {m["mountPath"] for m in template["spec"]["containers"][0]["volumeMounts"]} >= {"/tmp", "/work"}
+
+
+def placed(template: dict) -> tuple[dict, dict]:
+    return template["spec"]["nodeSelector"], template["spec"]["containers"][0]["resources"].get("limits", {})
+
+
+def test_a_divided_engine_is_measured_on_as_many_accelerators_where_it_is_asked_to() -> None:
+    site = serving_site(engine={"runtime": "tensorrt-llm-engine", "tensorParallelSize": 2})
+    two = {"nvidia.com/gpu": "2"}
+    serve = ({"anneal.dev/pool": "serving"}, two)
+    for made in (
+        serving.stage(site, "j", "engine"),
+        serving.stage(site, "j", "gate"),
+        serving.replicas(site, 1),
+    ):
+        assert placed(made["spec"]["template"]) == serve
+    elsewhere = dataclasses.replace(site, measurer=CONFIG.accelerator("a100-80g"))
+    assert placed(serving.stage(elsewhere, "j", "gate")["spec"]["template"]) == (
+        {"anneal.dev/pool": "training"},
+        two,
+    )
+    assert placed(serving.replicas(elsewhere, 1)["spec"]["template"]) == serve
 
 
 def environment(template: dict) -> dict[str, str]:

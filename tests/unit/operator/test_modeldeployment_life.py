@@ -194,6 +194,12 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic() -> None:
     [
         ({"accelerator": "h100"}, "Inspected", "UnknownAccelerator"),
         ({"quantization": {"accelerator": "h100"}}, "Inspected", "UnknownAccelerator"),
+        ({"gate": {"accelerator": "h100"}}, "Inspected", "UnknownAccelerator"),
+        (
+            {"gate": {"accelerator": "a100-80g"}, "engine": {"runtime": "tensorrt-llm-engine"}},
+            "Inspected",
+            "OtherCapability",
+        ),
         ({"rollout": {"steps": [10]}}, "Adopted", "NotImplemented"),
         ({"model": {"uri": "pvc://models/plain"}}, "Inspected", "StoreUnknown"),
     ],

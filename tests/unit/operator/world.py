@@ -48,6 +48,7 @@ CONFIG = OperatorConfig.model_validate(
                 "nodeSelector": {"anneal.dev/pool": "training"},
                 "resourceName": "nvidia.com/gpu",
                 "memoryGib": 80,
+                "computeCapability": "8.0",
                 "overlay": {"sharedMemory": "1Gi", "env": {"NCCL_DEBUG": "WARN"}},
             },
             {
@@ -55,6 +56,7 @@ CONFIG = OperatorConfig.model_validate(
                 "nodeSelector": {"anneal.dev/pool": "serving"},
                 "resourceName": "nvidia.com/gpu",
                 "memoryGib": 24,
+                "computeCapability": "8.6",
             },
             {"name": "tiny", "memoryGib": 0.01},
         ],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tests import modelopt_export
 from tests.modelopt_export import GROUP
 
@@ -180,6 +180,19 @@ def test_the_hugging_face_layout_announces_what_it_writes(ours: Checkpoint, tmp_
     assert config["quantization_config"]["quant_method"] == "modelopt"
     recorded = json.loads((tmp_path / "hf_quant_config.json").read_text())
     assert recorded["quantization"] == ours.config["quantization"]
+
+
+def test_full_precision_in_hugging_face_layout_is_the_model(source: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint", "folder"):
+        (tmp_path / name).mkdir()
+    quantize.quantize(source, tmp_path / "checkpoint", Quantization(method="none"), [])
+    unified.write(Checkpoint(tmp_path / "checkpoint"), tmp_path / "folder")
+    found = load_file(tmp_path / "folder/model.safetensors")
+    for name, value in modelopt_export.source_weights().items():
+        assert np.array_equal(found.pop(name), value.astype(np.float16)), name
+    assert not found
+    assert "quantization_config" not in json.loads((tmp_path / "folder/config.json").read_text())
+    assert not (tmp_path / "folder/hf_quant_config.json").exists()
 
 
 def digest(value: np.ndarray) -> str:

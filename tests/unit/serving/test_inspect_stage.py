@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from anneal_api.modeldeployment import Quantization
 from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import DeploymentRun
 from anneal_runtime.errors import Refused
@@ -119,6 +120,25 @@ def test_tensorrt_needs_a_capability_and_a_group_it_has(world: World) -> None:
     blind = AcceleratorProfile(name="cpu", memory_gib=8)
     with pytest.raises(Refused, match="profile cpu has no computeCapability"):
         inspect_stage.run(config.model_copy(update={"accelerator": blind}))
+
+
+def test_full_precision_has_no_groups_to_divide(changed, model_folder: Path) -> None:
+    config = changed(**{"config.json": config_of(model_folder, intermediate_size=80)})
+    spec = config.spec.model_copy(update={"quantization": Quantization(method="none")})
+    assert inspect_stage.run(config.model_copy(update={"spec": spec})).keys.quantize
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt-llm-engine", "tensorrt-llm-pytorch"])
+def test_a_cache_of_eight_bits_that_the_gate_cannot_measure(world: World, runtime: str) -> None:
+    config = world.run(engine={"runtime": runtime, "kvCacheType": "int8"}, quantization={"groupSize": 64})
+    with pytest.raises(Refused, match=f"kvCacheType: int8 is built for openvino; of {runtime}"):
+        inspect_stage.run(config)
+
+
+def test_openvino_is_not_divided(world: World) -> None:
+    engine = {"runtime": "openvino", "tensorParallelSize": 2}
+    with pytest.raises(Refused, match="tensorParallelSize: 2, and openvino runs a replica on one CPU; use 1"):
+        inspect_stage.run(world.run(engine=engine))
 
 
 def test_inspection_loads_no_runtime() -> None:

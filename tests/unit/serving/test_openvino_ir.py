@@ -11,9 +11,11 @@ import openvino as ov
 import openvino_genai as genai
 import pytest
 
+from anneal_api import memory
 from anneal_api.modeldeployment import Quantization
 from anneal_serving import openvino_ir, quantize
 from anneal_serving.checkpoint import Checkpoint
+from anneal_serving.triton import scheduler
 
 from .conftest import torch_model, write_model
 
@@ -24,7 +26,7 @@ EXACT = {
     "INFERENCE_NUM_THREADS": "1",
 }
 TOLERANCE = 1e-4
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "llama": {},
     "llama-own-head": {"tie_word_embeddings": False},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
@@ -34,12 +36,11 @@ VARIANTS = {
 class Built:
     """A model, its checkpoint of four bits, and the IR built from that."""
 
-    def __init__(self, folder: Path, config: dict[str, object]) -> None:
+    def __init__(self, folder: Path, config: dict[str, object], method: str = "rtn") -> None:
         source, self.target = write_model(folder / "model", **config), folder / "engine"
         self.target.mkdir()
-        quantize.quantize(
-            source, self.target, Quantization.model_validate({"method": "rtn", "groupSize": 32}), []
-        )
+        recipe = Quantization.model_validate({"method": method, "groupSize": 32})
+        quantize.quantize(source, self.target, recipe, [])
         self.checkpoint = Checkpoint(self.target)
         openvino_ir.write(self.checkpoint, self.target)
         self.torch = torch_model(source, dict(self.checkpoint.hugging_face()))
@@ -55,6 +56,12 @@ class Built:
 @pytest.fixture(scope="module", params=VARIANTS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(tmp_path_factory.mktemp(request.param), VARIANTS[request.param])
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """In full precision."""
+    return Built(tmp_path_factory.mktemp("full"), VARIANTS["qwen2"], "none")
 
 
 @pytest.fixture
@@ -114,8 +121,44 @@ def test_linear_layers_stay_four_bits_in_memory(built: Built) -> None:
     assert len(layers) == 5 * built.checkpoint.decoder.layers + 1
 
 
+def test_full_precision_is_float16_in_the_file_and_equals_transformers(full: Built, ids: np.ndarray) -> None:
+    expected = full.expected(ids)
+    assert np.abs(step(full.compiled.create_infer_request(), ids, 0) - expected).max() < TOLERANCE
+    constants = [
+        op for op in ov.Core().read_model(full.target / openvino_ir.MODEL).get_ops() if is_weight(op)
+    ]
+    assert len(constants) == 5 * full.checkpoint.decoder.layers + 1
+    assert {op.get_element_type() for op in constants} == {ov.Type.f16}
+
+
+def is_weight(op: ov.Node) -> bool:
+    return bool(op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 2)
+
+
+@pytest.mark.parametrize(("precision", "int8"), [("f16", False), ("u8", True)])
+def test_memory_plans_count_the_bytes_that_the_cache_takes(full: Built, precision: str, int8: bool) -> None:
+    settings = genai.SchedulerConfig()
+    settings.num_kv_blocks = 8
+    properties = EXACT | {"KV_CACHE_PRECISION": precision}
+    pipeline = genai.ContinuousBatchingPipeline(str(full.target), settings, "CPU", properties)
+    one = genai.GenerationConfig()
+    one.max_new_tokens = 1
+    one.set_eos_token_id(2)
+    pipeline.generate([ov.Tensor(np.array([[5]]))], [one])
+    tokens = 8 * scheduler.KV_BLOCK
+    found = pipeline.get_metrics().kv_cache_size_in_bytes / tokens
+    assert found == memory.cache_bytes(full.checkpoint.decoder.shape, int8=int8)
+
+
 def kind(op: ov.Node) -> str:
     return str(op.get_rt_info()["layerType"].astype(str))
+
+
+def test_attention_and_its_cache_are_one_node(built: Built) -> None:
+    # Else the cache stays float32 whatever it is told, and the gate measures what is not served.
+    kinds = [kind(op) for op in built.compiled.get_runtime_model().get_ops()]
+    assert kinds.count("ScaledDotProductAttention") == built.checkpoint.decoder.layers
+    assert "Softmax" not in kinds
 
 
 def test_continuous_batching_writes_the_greedy_tokens_of_torch(built: Built, ids: np.ndarray) -> None:

@@ -49,6 +49,25 @@ def test_config_has_the_documented_keys(model_folder: Path, tmp_path: Path) -> N
     }
 
 
+def test_full_precision_is_the_models_weights_in_float16(model_folder: Path, tmp_path: Path) -> None:
+    checkpoint = made(model_folder, tmp_path / "out", recipe("none", group=128))
+    assert checkpoint.config["quantization"] == {"quant_algo": None, "kv_cache_quant_algo": None}
+    assert checkpoint.group is None
+    restored = dict(checkpoint.hugging_face())
+    for name, weight in load_file(model_folder / "model.safetensors").items():
+        assert np.array_equal(restored[name], weight.astype(np.float16).astype(np.float32)), name
+
+
+def test_a_weight_beyond_float16_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    weights = load_file(model_folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][3, 4] = 70_000
+    (tmp_path / "loud").mkdir()
+    save_file(weights, tmp_path / "loud/model.safetensors")
+    (tmp_path / "loud/config.json").write_text((model_folder / "config.json").read_text())
+    with pytest.raises(Refused, match=r"a weight of mlp.proj is beyond float16's 65504; use awq or rtn"):
+        made(tmp_path / "loud", tmp_path / "out", recipe("none"))
+
+
 def test_tensors_have_the_documented_names_types_and_shapes(model_folder: Path, tmp_path: Path) -> None:
     made(model_folder, tmp_path / "out", recipe(group=64))
     tensors = load_file(tmp_path / "out/rank0.safetensors")

@@ -47,6 +47,21 @@ def test_two_files_hold_everything_once(whole: Checkpoint, tmp_path: Path) -> No
     )
 
 
+def test_full_precision_is_divided_as_four_bits_are(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model")
+    (tmp_path / "whole").mkdir()
+    quantize.quantize(source, tmp_path / "whole", Quantization(method="none"), [])
+    whole = Checkpoint(tmp_path / "whole")
+    shards.write(whole, tmp_path / "parts", 2)
+    first, second = (load_file(tmp_path / f"parts/rank{rank}.safetensors") for rank in range(2))
+    layer = "transformer.layers.1."
+    for name, axis in (("mlp.fc", 0), ("mlp.proj", 1)):
+        joined = np.concatenate([part[f"{layer}{name}.weight"] for part in (first, second)], axis)
+        assert np.array_equal(joined, whole.full(1, name).half), name
+    stacked = whole.full(1, "attention.qkv").half
+    assert np.array_equal(first[f"{layer}attention.qkv.weight"], stacked[np.r_[0:64, 128:160, 192:224]])
+
+
 def test_config_tells_the_ranks(whole: Checkpoint, tmp_path: Path) -> None:
     shards.write(whole, tmp_path, 2)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from anneal_api.modeldeployment import Gate
+from anneal_api.modeldeployment import Engine, Gate
 from anneal_api.outcome import GateResult
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts
@@ -17,6 +17,8 @@ from anneal_serving.checkpoint import Checkpoint
 from anneal_serving.divergence import Tally
 
 from .conftest import World
+
+PROPERTIES = engine.openvino_properties(Engine())
 
 
 def inspected(config: DeploymentRun) -> DeploymentRun:
@@ -63,7 +65,7 @@ def test_engine_artifact_says_how_to_serve_it(deployed: tuple[DeploymentRun, Gat
     }
     assert manifest.metadata["runtime"] == "openvino"
     assert manifest.metadata["eosIds"] == [2]
-    assert manifest.metadata["properties"] == engine.OPENVINO_PROPERTIES
+    assert manifest.metadata["properties"] == PROPERTIES
 
 
 def test_an_intact_engine_is_near_full_precision(deployed: tuple[DeploymentRun, GateResult]) -> None:
@@ -72,6 +74,33 @@ def test_an_intact_engine_is_near_full_precision(deployed: tuple[DeploymentRun, 
     assert abs(result.perplexity_increase) < 0.5
     assert result.tokens == 8 * 38
     assert [task.name for task in result.tasks] == ["python", "text"]
+
+
+def test_full_precision_takes_the_same_road_and_passes_the_default_budget(world: World) -> None:
+    config = inspected(world.run(quantization={"method": "none"}))
+    assert quantize.run(config).artifact == artifacts.reference(stages.uri_of(config, "quantize"))
+    engine.run(config)
+    result = gate.run(config)
+    assert result.logit_kl < 1e-5
+    assert abs(result.perplexity_increase) < 1e-3
+    assert not result.diagnosis
+    manifest = artifacts.published(stages.uri_of(config, "quantize"))
+    assert manifest is not None
+    assert (manifest.metadata["method"], manifest.metadata["groupSize"]) == ("none", None)
+
+
+def test_a_cache_of_eight_bits_is_what_the_gate_measures(world: World) -> None:
+    limits = {"runtime": "openvino", "maxInputLength": 256, "maxSequenceLength": 512}
+    config = inspected(world.run(quantization={"method": "none"}, engine=limits | {"kvCacheType": "int8"}))
+    quantize.run(config)
+    engine.run(config)
+    manifest = artifacts.published(stages.uri_of(config, "engine"))
+    assert manifest is not None
+    assert manifest.metadata["properties"]["KV_CACHE_PRECISION"] == "u8"
+    # Two layers of two heads of 32 and eight more bytes, for keys and values.
+    assert manifest.metadata["kvBytesPerToken"] == 2 * 2 * 2 * (32 + 8)
+    # With a float16 cache it is a fiftieth of this.
+    assert 1e-4 < gate.run(config).logit_kl < 0.01
 
 
 def test_a_second_inspection_finds_everything_published(
@@ -84,7 +113,7 @@ def test_a_second_inspection_finds_everything_published(
 
 def measure(checkpoint: Path, reference: Path) -> dict[int, Tally]:
     openvino_ir.write(Checkpoint(checkpoint), checkpoint)
-    logits, _ = gate.openvino_logits(checkpoint, engine.OPENVINO_PROPERTIES)
+    logits, _ = gate.openvino_logits(checkpoint, PROPERTIES)
     rows = divergence.read_rows(reference / "reference.safetensors")
     return divergence.by_task((row.task, divergence.compare(row, logits(row))) for row in rows)
 
@@ -145,7 +174,7 @@ def test_one_spoiled_projection_exceeds_the_default_budget_and_its_layer_is_name
         save_file(tensors | change, target / "rank0.safetensors")
         figures = gate.summary(measure(target, source), ["python", "text"])
         assert gate.beyond(Gate(), figures)
-        found = layers.examine(target, target, engine.OPENVINO_PROPERTIES)
+        found = layers.examine(target, target, PROPERTIES)
         assert found.startswith(f"first diverging layer {layer} of 2: hidden states are ")
 
 
@@ -158,9 +187,7 @@ def test_an_engine_that_computes_something_else_is_told_from_its_artifact(
     (target / "config.json").write_text(json.dumps(config))
     figures = gate.summary(measure(target, source), ["python", "text"])
     assert gate.beyond(Gate(), figures)
-    assert "the engine is at fault, not the weights" in layers.examine(
-        source, target, engine.OPENVINO_PROPERTIES
-    )
+    assert "the engine is at fault, not the weights" in layers.examine(source, target, PROPERTIES)
 
 
 def test_a_sentence_names_the_layer_that_does_half_of_the_worst() -> None:

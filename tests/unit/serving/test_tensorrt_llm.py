@@ -1,5 +1,6 @@
 """The command that compiles, word by word, and what surrounds it; TensorRT-LLM itself needs its image and a GPU."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,33 @@ from anneal_api.modeldeployment import Engine
 from anneal_runtime.errors import Refused
 from anneal_serving import tensorrt_llm
 from anneal_serving.triton import scheduler
+
+RECORDED = json.loads((Path(__file__).parent / "golden/tensorrt_llm.json").read_text())
+"""Names that TensorRT-LLM's own parsers and templates know; `source` in the file says where they stand."""
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_every_flag_is_one_of_the_parsers(size: int) -> None:
+    command = tensorrt_llm.build_command(
+        Path("/c"), Path("/e"), Engine(tensor_parallel_size=size), Path("/t")
+    )
+    names = {word.removeprefix("--") for word in command if word.startswith("--")}
+    assert names <= {*RECORDED["build"], *RECORDED["plugins"]}
+    for name, following in zip(command[1:], [*command[2:], "--"], strict=True):
+        if name.startswith("--"):
+            # Argparse takes a switch without a value and everything else with one.
+            assert (name.removeprefix("--") in RECORDED["flags"]) == following.startswith("--"), name
+
+
+@pytest.mark.parametrize("scoring", [True, False])
+def test_every_argument_of_the_llm_api_is_one_of_its_own(scoring: bool) -> None:
+    arguments = tensorrt_llm.llm_arguments(Engine(tensor_parallel_size=2), scoring=scoring)
+    assert set(arguments) <= set(RECORDED["llmArguments"])
+    assert arguments["tensor_parallel_size"] == 2
+    # Logits of whole prompts: none from blocks that are reused, none in parts.
+    assert arguments["kv_cache_config"]["enable_block_reuse"] is not scoring
+    assert arguments["enable_chunked_prefill"] is not scoring
+    assert arguments["max_num_tokens"] == (4096 if scoring else memory.BATCH_TOKENS)
 
 
 def test_trtllm_build_command() -> None:

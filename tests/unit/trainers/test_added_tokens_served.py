@@ -17,6 +17,7 @@ from anneal_runtime.chat import ChatEncoder
 from anneal_serving import engine, gate, inspect_stage, quantize
 from anneal_serving.checkpoint import EMBEDDING, Checkpoint
 from anneal_serving.triton import grammar, scheduler
+from anneal_serving.triton.generation import Generation
 from anneal_trainers import export, prepare, train
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
@@ -118,7 +119,7 @@ def generated(built: ArtifactRef, prompts: list[list[int]]) -> list[list[int]]:
     tokenizer = grammar.tokenizer_of(folder(built) / "tokenizer.json", 2, vocabulary)
     pipeline = scheduler.open_pipeline(folder(built), limits, manifest.metadata["properties"], tokenizer)
     greedy = [
-        scheduler.generation_config(scheduler.Generation(i, 6, frozenset([2]), top_k=1)) for i in prompts
+        scheduler.generation_config(Generation(i, 6, frozenset([2]), top_k=1)) for i in prompts
     ]
     found = pipeline.generate([ov.Tensor([ids]) for ids in prompts], greedy)
     return [list(result.m_generation_ids[0]) for result in found]

@@ -34,6 +34,7 @@ def site_of(draft: Building, observed: Observed, version: str, config: OperatorC
     if frozen is None:
         return None
     quantizer = frozen.run.spec.quantization.accelerator
+    measurer = frozen.run.spec.gate.accelerator
     return Site(
         draft.owner,
         frozen.run,
@@ -42,6 +43,7 @@ def site_of(draft: Building, observed: Observed, version: str, config: OperatorC
         frozen.images,
         settings.plain_cpu(config),
         config.accelerator(quantizer) if quantizer else None,
+        config.accelerator(measurer) if measurer else None,
     )
 
 
@@ -98,6 +100,8 @@ def _checked(
     if quantizer and config.accelerator(quantizer) is None:
         text = settings.unknown_accelerator(config, "spec.quantization.accelerator", quantizer)
         return None, "UnknownAccelerator", text
+    if complaint := _measured(spec, profile, config):
+        return None, *complaint
     store = spec.storage.uri or uris.store_of(version.uri)
     if store is None:
         text = (
@@ -106,6 +110,25 @@ def _checked(
         return None, "StoreUnknown", text
     outside = uris.store_refusal(config, {"spec.model.uri": version.uri, "spec.storage.uri": store})
     return (None, "StoreNotAllowed", outside) if outside else (profile, "", "")
+
+
+def _measured(
+    spec: ModelDeploymentSpec, serving: AcceleratorProfile, config: OperatorConfig
+) -> tuple[str, str] | None:
+    """Return why the gate cannot run where it is asked to: an engine runs on the capability it was built for alone."""
+    name = spec.gate.accelerator
+    if name is None:
+        return None
+    profile = config.accelerator(name)
+    if profile is None:
+        return "UnknownAccelerator", settings.unknown_accelerator(config, "spec.gate.accelerator", name)
+    if spec.engine.runtime == "openvino" or profile.compute_capability == serving.compute_capability:
+        return None
+    text = (
+        f"spec.gate.accelerator: {name} has compute capability {profile.compute_capability}, the replicas' {serving.name} "
+        f"has {serving.compute_capability}, and an engine runs where it was built for; name a profile of the same"
+    )
+    return "OtherCapability", text
 
 
 def _inspect_site(

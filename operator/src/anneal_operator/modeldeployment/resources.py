@@ -38,6 +38,8 @@ class Site:
     images: Images
     plain: AcceleratorProfile
     quantizer: AcceleratorProfile | None
+    measurer: AcceleratorProfile | None = None
+    """Where the gate runs, if not where the replicas do."""
 
     def name(self, stage: str, *parts: object) -> str:
         """Return the deterministic name of a version's child."""
@@ -81,7 +83,9 @@ def stage(site: Site, name: str, stage: str) -> Object:
 
 
 def _work(site: Site, stage: str) -> pods.Work:
-    profile = {"quantize": site.quantizer, "inspect": None}.get(stage, site.run.accelerator)
+    serving = site.run.accelerator
+    own = {"quantize": site.quantizer, "gate": site.measurer or serving, "inspect": None}
+    profile = own.get(stage, serving)
     return pods.Work(
         image=image(site.images, site.run.spec, stage),
         command=("python3", "-m", "anneal_serving", stage),

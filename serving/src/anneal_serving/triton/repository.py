@@ -1,10 +1,11 @@
 """The model repository Triton is started with: preprocessing, tensorrt_llm, postprocessing, and their ensemble.
 
-The two runtimes differ in one model's backend. Formats: Triton's model_config.proto; names and parameters
+The runtimes differ in one model's backend. Formats: Triton's model_config.proto; names and parameters
 of `inflight_batcher_llm` in TensorRT-LLM 1.2.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Plan:
     Attributes:
         engine: limits and runtime.
         folder: the opened engine artifact: engine, tokenizer.json and chat.json.
-        settings: what the engine stage recorded: OpenVINO's properties, or TensorRT-LLM's Triton parameters.
+        settings: what the engine stage recorded: OpenVINO's properties, TensorRT-LLM's Triton parameters or the LLM
+            API's arguments.
         stop_ids: ids that end an answer.
         paths: where the stub's Python finds packages; it ignores PYTHONPATH.
         threads: CPU threads of the engine, 0 for all.
@@ -46,7 +48,7 @@ class Plan:
 
     engine: Engine
     folder: Path
-    settings: dict[str, str]
+    settings: dict[str, Any]
     stop_ids: list[int]
     paths: list[str]
     threads: int = 0
@@ -55,9 +57,8 @@ class Plan:
 
 def write(plan: Plan, root: Path) -> None:
     """Write the four models into `root`."""
-    openvino = plan.engine.runtime == "openvino"
-    engine = openvino_model(plan) if openvino else tensorrt_llm_model(plan)
-    _model(root, engine, _stub(plan, "backend", "TritonPythonModel") if openvino else None)
+    engine, module = _ENGINES[plan.engine.runtime]
+    _model(root, engine(plan), _stub(plan, module, "TritonPythonModel") if module else None)
     _warm_up(root / tensors.MODEL / "warmup", plan)
     _model(root, preprocessing(plan), _stub(plan, "text", "Preprocessing"))
     _model(root, postprocessing(plan), _stub(plan, "text", "Postprocessing"))
@@ -76,21 +77,30 @@ def _stub(plan: Plan, module: str, name: str) -> str:
     return _STUB.format(paths=json.dumps(plan.paths), module=f"anneal_serving.triton.{module}", name=name)
 
 
-def settings_of(metadata: dict[str, Any]) -> dict[str, str]:
+def settings_of(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the runtime's settings out of an engine artifact's metadata."""
-    return dict(metadata.get("properties") or metadata.get("triton") or {})
+    return dict(metadata.get("properties") or metadata.get("triton") or metadata.get("llm") or {})
 
 
 def openvino_model(plan: Plan) -> dict[str, Any]:
     """Return the config of `tensorrt_llm` on a CPU: one request a call, batched by its own scheduler."""
-    values = {
-        "engine_dir": str(plan.folder),
+    values = _python_values(plan, plan.folder) | {"properties": json.dumps(_properties(plan))}
+    return _engine_model(plan, "python", 1) | {"parameters": parameters(values)}
+
+
+def llm_model(plan: Plan) -> dict[str, Any]:
+    """Return the config of `tensorrt_llm` on the LLM API: as OpenVINO's, batched by the engine's own scheduler."""
+    values = _python_values(plan, plan.folder / ENGINE_FOLDER) | {"arguments": json.dumps(plan.settings)}
+    return _engine_model(plan, "python", 1) | {"parameters": parameters(values)}
+
+
+def _python_values(plan: Plan, folder: Path) -> dict[str, str]:
+    return {
+        "engine_dir": str(folder),
         "max_batch_size": str(plan.engine.max_batch_size),
         "max_sequence_length": str(plan.engine.max_sequence_length),
         "stop_ids": json.dumps(plan.stop_ids),
-        "properties": json.dumps(_properties(plan)),
     }
-    return _engine_model(plan, "python", 1) | {"parameters": parameters(values)}
 
 
 def _properties(plan: Plan) -> dict[str, str]:
@@ -131,10 +141,19 @@ def tensorrt_llm_model(plan: Plan) -> dict[str, Any]:
     return config | {"dynamic_batching": batching, "parameters": parameters(values)}
 
 
+_ENGINES: dict[str, tuple[Callable[[Plan], dict[str, Any]], str]] = {
+    "openvino": (openvino_model, "backend"),
+    "tensorrt-llm-engine": (tensorrt_llm_model, ""),
+    "tensorrt-llm-pytorch": (llm_model, "llmapi"),
+}
+"""Config of the engine's model, and the module of its Python code where it has any."""
+
+
 def _engine_model(plan: Plan, backend: str, batch: int) -> dict[str, Any]:
     ragged = backend == "tensorrtllm"
-    inputs = tensors.INPUTS if ragged else tensors.CPU_INPUTS
-    outputs = tensors.OUTPUTS if ragged else tensors.CPU_OUTPUTS
+    more = plan.engine.runtime == "openvino"
+    inputs = tensors.CPU_INPUTS if more else tensors.INPUTS
+    outputs = tensors.CPU_OUTPUTS if more else tensors.OUTPUTS
     return {
         "name": tensors.MODEL,
         "backend": backend,
@@ -159,7 +178,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
         Tensor("OUT_PAD_ID", "INT32"),
     ]
     relay = {"metrics_url": f"http://127.0.0.1:{plan.metrics_port}/metrics"}
-    extra = {} if plan.engine.runtime == "openvino" else relay
+    extra = relay if plan.engine.runtime == "tensorrt-llm-engine" else {}
     return _text_model(plan, tensors.PREPROCESSING, inputs, outputs, extra)
 
 
@@ -235,7 +254,7 @@ def ensemble(plan: Plan) -> dict[str, Any]:
 
 
 def _batch(plan: Plan) -> int:
-    return 1 if plan.engine.runtime == "openvino" else plan.engine.max_batch_size
+    return plan.engine.max_batch_size if plan.engine.runtime == "tensorrt-llm-engine" else 1
 
 
 def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
-from anneal_serving.triton.grammar import Guide
+from anneal_serving.triton.generation import Generation, Receiver
 from anneal_serving.triton.load import Load
 
 KV_BLOCK = 32
@@ -25,7 +25,6 @@ KV_BLOCK = 32
 PREFILL_TOKENS = 256
 """Prompt tokens of one step: long prompts are taken in parts, so running sequences keep their pace."""
 CANCEL_CHECK_SECONDS = 0.1
-WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -39,44 +38,6 @@ class Limits:
     def kv_blocks(self) -> int:
         """Blocks that hold every slot's longest sequence, so a running sequence is never dropped."""
         return self.slots * (math.ceil(self.sequence / KV_BLOCK) + 1)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One sequence to generate."""
-
-    ids: list[int]
-    max_tokens: int
-    stop_ids: frozenset[int]
-    temperature: float = 1.0
-    top_k: int = 0
-    """0: all tokens; 1: greedy."""
-    top_p: float = 1.0
-    seed: int = 0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logprobs: bool = False
-    """Whether each token's log-probability is wanted, of the model's own distribution."""
-    guide: Guide | None = None
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
-        return self.top_k == 1 or self.temperature == 0
-
-
-class Receiver(Protocol):
-    """Where a sequence's tokens go."""
-
-    def tokens(self, ids: list[int], logprobs: list[float], final: bool) -> None:
-        """Take the tokens of a step; `final` ends the sequence."""
-
-    def failed(self, message: str) -> None:
-        """End the sequence with an error."""
-
-    def cancelled(self) -> bool:
-        """Whether nobody waits for this sequence any more."""
 
 
 @dataclass
@@ -248,38 +209,3 @@ class Batcher:
         if load != self._reported:
             self._reported = load
             self._report(load)
-
-
-def warm_up(batcher: Batcher, limits: Limits, stop_id: int) -> None:
-    """Generate a few tokens in every slot, so that ready means that a request was answered.
-
-    Raises:
-        RuntimeError: the engine cannot generate.
-    """
-    receivers = [_Collector() for _ in range(limits.slots)]
-    tokens = min(WARM_UP_TOKENS, limits.sequence - 1)
-    for receiver in receivers:
-        batcher.submit(Generation([stop_id], tokens, frozenset([stop_id]), top_k=1), receiver)
-    for receiver in receivers:
-        receiver.done.wait()
-        if receiver.error or not receiver.ids:
-            raise RuntimeError(f"the engine's warm-up failed: {receiver.error or 'no tokens'}")
-
-
-class _Collector:
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.error = ""
-        self.done = threading.Event()
-
-    def tokens(self, ids: list[int], logprobs: list[float], final: bool) -> None:
-        self.ids += ids
-        if final:
-            self.done.set()
-
-    def failed(self, message: str) -> None:
-        self.error = message
-        self.done.set()
-
-    def cancelled(self) -> bool:
-        return False

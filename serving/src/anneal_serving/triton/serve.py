@@ -1,6 +1,7 @@
 """The `serve` stage: a replica. Writes the model repository and becomes tritonserver.
 
-After the start this process is Triton itself (exec), so signals and the exit code are Triton's own.
+After the start this process is Triton itself (exec), so signals and the exit code are Triton's own; a replica of several
+accelerators is several of them, see `ranks`.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ from anneal_runtime import artifacts, stage
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused, StageError
 from anneal_serving import stages
-from anneal_serving.triton import repository
+from anneal_serving.triton import ranks, repository
 
 HTTP_PORT = 8000
 GRPC_PORT = 8001
@@ -47,7 +48,12 @@ def main() -> int:
         outcome = Outcome(verdict=verdict, reason=error.reason, message=error.message[:2048])
         stage.report(outcome)
         return EXIT_CODES[verdict]
-    return become(command, os.environ | {"LD_LIBRARY_PATH": library_path(triton)})
+    environment = os.environ | {"LD_LIBRARY_PATH": library_path(triton)}
+    size = run.spec.engine.tensor_parallel_size
+    if size == 1 or run.spec.engine.runtime != "tensorrt-llm-engine":
+        return become(command, environment)
+    leader = work / "leader.pid"
+    return ranks.run(ranks.command(size, command, leader), environment, leader)
 
 
 def become(command: list[str], environment: dict[str, str]) -> NoReturn:

@@ -1,5 +1,6 @@
-"""The model repository in Triton's own format, for both runtimes."""
+"""The model repository in Triton's own format, for all runtimes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,27 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from anneal_api.modeldeployment import Engine
-from anneal_serving.tensorrt_llm import triton_parameters
+from anneal_serving.tensorrt_llm import llm_arguments, triton_parameters
 from anneal_serving.triton import repository, tensors
+
+RECORDED = json.loads((Path(__file__).parents[1] / "golden/tensorrt_llm.json").read_text())
 
 
 def written(root: Path, runtime: str) -> dict[str, Any]:
     """Write a repository and return every model's config as Triton parses it."""
     engine = Engine(runtime=runtime, max_batch_size=6, max_sequence_length=512, max_input_length=256)
-    settings = {"KV_CACHE_PRECISION": "f16"} if runtime == "openvino" else triton_parameters(engine)
+    settings = {
+        "openvino": {"KV_CACHE_PRECISION": "f16"},
+        "tensorrt-llm-engine": triton_parameters(engine),
+        "tensorrt-llm-pytorch": llm_arguments(engine, scoring=False),
+    }[runtime]
     plan = repository.Plan(engine, Path("/cache/engine-artifact"), settings, [2, 0], ["/opt/x"], threads=3)
     repository.write(plan, root)
     configs = {path.parent.name: path.read_text() for path in root.glob("*/config.pbtxt")}
     return {name: text_format.Parse(text, model_config_pb2.ModelConfig()) for name, text in configs.items()}
 
 
-@pytest.fixture(params=["openvino", "tensorrt-llm-engine"])
+@pytest.fixture(params=["openvino", "tensorrt-llm-engine", "tensorrt-llm-pytorch"])
 def models(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return written(tmp_path, request.param)
 
@@ -33,9 +40,9 @@ def test_the_four_models_of_the_engine_repository(models: dict[str, Any]) -> Non
     assert all(name == config.name for name, config in models.items())
 
 
-def test_both_runtimes_take_and_return_the_same_tensors(models: dict[str, Any]) -> None:
+def test_all_runtimes_take_and_return_the_same_tensors(models: dict[str, Any]) -> None:
     engine = models["tensorrt_llm"]
-    more = engine.backend == "python"
+    more = "properties" in engine.parameters
     inputs, outputs = (tensors.CPU_INPUTS, tensors.CPU_OUTPUTS) if more else (tensors.INPUTS, tensors.OUTPUTS)
     assert [found.name for found in engine.input] == [tensor.name for tensor in inputs]
     assert [found.name for found in engine.output] == [tensor.name for tensor in outputs]
@@ -68,6 +75,32 @@ def test_tensorrt_llm_streams_with_in_flight_batching(tmp_path: Path) -> None:
     assert inputs["input_ids"].allow_ragged_batch
     assert inputs["temperature"].HasField("reshape")
     assert not (tmp_path / "tensorrt_llm/1/model.py").exists()
+
+
+def test_names_types_and_shapes_are_those_of_the_backends_template(tmp_path: Path) -> None:
+    engine = written(tmp_path, "tensorrt-llm-engine")["tensorrt_llm"]
+    assert set(engine.parameters) <= set(RECORDED["parameters"])
+    for found in engine.input:
+        kind, dims, ragged, reshaped = RECORDED["inputs"][found.name]
+        assert model_config_pb2.DataType.Name(found.data_type) == f"TYPE_{kind}", found.name
+        assert (list(found.dims), found.allow_ragged_batch) == (dims, ragged), found.name
+        assert found.HasField("reshape") == reshaped, found.name
+    for found in engine.output:
+        kind, dims = RECORDED["outputs"][found.name]
+        assert (model_config_pb2.DataType.Name(found.data_type), list(found.dims)) == (f"TYPE_{kind}", dims)
+
+
+def test_the_llm_api_is_a_python_model_with_its_arguments(tmp_path: Path) -> None:
+    engine = written(tmp_path, "tensorrt-llm-pytorch")["tensorrt_llm"]
+    given = {key: value.string_value for key, value in engine.parameters.items()}
+    assert (engine.backend, engine.max_batch_size, given["engine_dir"]) == (
+        "python",
+        1,
+        "/cache/engine-artifact/engine",
+    )
+    assert json.loads(given["arguments"])["max_seq_len"] == 512
+    code = (tmp_path / "tensorrt_llm/1/model.py").read_text()
+    assert "from anneal_serving.triton.llmapi import TritonPythonModel" in code
 
 
 def test_openvino_is_a_python_model_with_the_engines_properties(tmp_path: Path) -> None:
@@ -106,4 +139,5 @@ def test_stop_words_there_and_back() -> None:
 def test_only_an_engine_in_cpp_has_its_load_relayed(tmp_path: Path) -> None:
     found = written(tmp_path / "trt", "tensorrt-llm-engine")["preprocessing"].parameters
     assert found["metrics_url"].string_value == "http://127.0.0.1:8002/metrics"
-    assert "metrics_url" not in written(tmp_path / "cpu", "openvino")["preprocessing"].parameters
+    for runtime in ("openvino", "tensorrt-llm-pytorch"):
+        assert "metrics_url" not in written(tmp_path / runtime, runtime)["preprocessing"].parameters

@@ -1,0 +1,157 @@
+"""The LLM API's queue over a stand-in of it that runs the tiny model's own weights: answers, ends, cancellation, load."""
+
+import queue
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anneal_api.modeldeployment import Engine, Quantization
+from anneal_serving import gate, quantize, tensorrt_llm, unified
+from anneal_serving.checkpoint import Checkpoint
+from anneal_serving.divergence import compare, read_rows
+from anneal_serving.triton import generation
+from anneal_serving.triton.generation import Generation
+from anneal_serving.triton.llm_queue import LlmQueue, sampling
+from anneal_serving.triton.load import Load
+
+from ..conftest import torch_model
+
+STANDIN = Path(__file__).parents[3] / "standin"
+SLOTS = 2
+ENGINE = Engine(
+    runtime="tensorrt-llm-pytorch", max_batch_size=SLOTS, max_input_length=64, max_sequence_length=128
+)
+
+
+@pytest.fixture(scope="module")
+def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in full precision, as the engine stage lays it out for the LLM API."""
+    target = tmp_path_factory.mktemp("unified")
+    quantize.quantize(model_folder, target, Quantization(method="none"), [])
+    (target / "engine").mkdir()
+    unified.write(Checkpoint(target), target / "engine")
+    return target / "engine"
+
+
+@pytest.fixture
+def llm_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stand-in, imported under its name."""
+    monkeypatch.syspath_prepend(str(STANDIN))
+    import tensorrt_llm as api
+
+    yield api
+    del sys.modules["tensorrt_llm"]
+
+
+class Receiver:
+    """Keeps what it is given."""
+
+    def __init__(self, gone: bool = False) -> None:
+        self.steps: queue.Queue[tuple[list[int], bool, str]] = queue.Queue()
+        self.gone = gone
+
+    def tokens(self, ids: list[int], logprobs: list[float], final: bool) -> None:
+        self.steps.put((ids, final, ""))
+
+    def failed(self, message: str) -> None:
+        self.steps.put(([], True, message))
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+    def whole(self) -> tuple[list[int], str]:
+        found: list[int] = []
+        while True:
+            ids, final, error = self.steps.get(timeout=20)
+            found += ids
+            if final:
+                return found, error
+
+
+@pytest.fixture
+def opened(llm_api: Any, folder: Path) -> Iterator[tuple[LlmQueue, list[Load]]]:
+    loads: list[Load] = []
+    llm = llm_api.LLM(model=str(folder), **tensorrt_llm.llm_arguments(ENGINE, scoring=False))
+    made = LlmQueue(llm, llm_api.SamplingParams, SLOTS, loads.append)
+    yield made, loads
+    made.close()
+
+
+def test_more_requests_than_slots_get_the_models_own_greedy_tokens(
+    opened: tuple[LlmQueue, list[Load]], folder: Path
+) -> None:
+    made, loads = opened
+    prompts = [[5, 9, 40], [77, 3], [200, 201, 202], [9]]
+    receivers = [Receiver() for _ in prompts]
+    for prompt, receiver in zip(prompts, receivers, strict=True):
+        made.submit(Generation(prompt, 6, frozenset([2]), top_k=1), receiver)
+    model = torch_model(folder)
+    for prompt, receiver in zip(prompts, receivers, strict=True):
+        with torch.no_grad():
+            expected = model.generate(
+                torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0
+            )
+        found, error = receiver.whole()
+        assert (found, error) == (expected[0, len(prompt) :].tolist(), "")
+    assert max(load.active for load in loads) == SLOTS
+    assert max(load.waiting for load in loads) >= 2
+    assert loads[-1] == Load()
+
+
+def test_the_token_that_ends_an_answer_is_passed_on(opened: tuple[LlmQueue, list[Load]]) -> None:
+    made, _ = opened
+    first = Receiver()
+    made.submit(Generation([5, 9, 40], 4, frozenset([2]), top_k=1), first)
+    token = first.whole()[0][1]
+    ended = Receiver()
+    made.submit(Generation([5, 9, 40], 4, frozenset([token, 2]), top_k=1), ended)
+    assert ended.whole()[0][-1] == token
+
+
+def test_a_request_nobody_waits_for_frees_its_slot(opened: tuple[LlmQueue, list[Load]]) -> None:
+    made, _ = opened
+    gone, endless = Receiver(gone=True), Receiver()
+    made.submit(Generation([5], 100, frozenset([2]), top_k=1), gone)
+    assert gone.whole() == ([], "")
+    made.submit(Generation([5], 100_000, frozenset([511]), top_k=1), endless)
+    endless.steps.get(timeout=20)
+    endless.gone = True
+    assert endless.whole()[1] == ""
+
+
+def test_ready_means_that_every_slot_has_answered(opened: tuple[LlmQueue, list[Load]]) -> None:
+    made, loads = opened
+    generation.warm_up(made, SLOTS, 128, 2)
+    assert max(load.active for load in loads) == SLOTS
+
+
+def test_an_engines_error_is_the_requests_alone(opened: tuple[LlmQueue, list[Load]]) -> None:
+    made, _ = opened
+    broken, fine = Receiver(), Receiver()
+    made.submit(Generation([10_000], 3, frozenset([2]), top_k=1), broken)
+    made.submit(Generation([5], 3, frozenset([2]), top_k=1), fine)
+    assert "index out of range" in broken.whole()[1]
+    assert len(fine.whole()[0]) == 3
+
+
+def test_sampling_is_asked_for_by_the_apis_names(llm_api: Any) -> None:
+    asked = sampling(Generation([1], 7, frozenset([9, 4]), temperature=0.5, top_k=20, top_p=0.9, seed=3))
+    assert llm_api.SamplingParams(**asked).words["stop_token_ids"] == [4, 9]
+    assert (asked["end_id"], asked["max_tokens"], asked["temperature"], asked["top_k"]) == (4, 7, 0.5, 20)
+    assert "temperature" not in sampling(Generation([1], 7, frozenset([9]), temperature=0))
+
+
+def test_the_gate_measures_through_the_same_api(llm_api: Any, folder: Path, model_folder: Path) -> None:
+    rows = read_rows(model_folder / "reference.safetensors")
+    logits = tensorrt_llm.logits(folder, ENGINE)
+    tallies = {
+        0: sum(
+            (compare(row, [(0, logits(row.input_ids))]) for row in rows[1:]),
+            compare(rows[0], [(0, logits(rows[0].input_ids))]),
+        )
+    }
+    assert gate.summary(tallies, ["python"])["logitKL"] < 1e-5
