@@ -1,13 +1,12 @@
 """This project's side, each call a fresh process: `python -m data.ours near|tokens documents.json [tokenizer folder]`.
 
 Prints what bench/data/peer.py prints. `prepare` in place of these does the whole stage, from a file of lines to an
-artifact; its `peak` is what the resident memory grew by over that after a stage of two rows, in MiB.
+artifact; its `peak` is what the resident memory grew by over that after a stage of a few rows, in MiB.
 """
 
 import hashlib
 import itertools
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from anneal_api.outcome import FineTuneInspection, FineTuneKeys, TaskFacts
 from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import FineTuneRun
 from anneal_runtime.chat import ChatEncoder
+from anneal_trainers import prepare
 from anneal_trainers.corpus import near
 from anneal_trainers.data.dataset import SplitWriter
 from anneal_trainers.data.formats import Row
@@ -78,8 +78,6 @@ def tokens(texts: list[str], folder: Path) -> dict[str, Any]:
 
 def prepared(path: Path, tokenizer: Path) -> dict[str, Any]:
     """Return how many rows the prepare stage, with all that it can do, makes of a file of lines."""
-    from anneal_trainers import prepare  # torch comes with it, which the others need not
-
     spec = {
         "baseModel": {"uri": f"file://{tokenizer}"},
         "tasks": [{"name": "code", "data": {"uri": f"file://{path}"}}],
@@ -106,6 +104,12 @@ def prepared(path: Path, tokenizer: Path) -> dict[str, Any]:
     return {"rows": sum(rows["tasks"][0]["units"].values())}
 
 
+def memory(kind: str) -> float:
+    """Return a figure of this process's memory, MiB; its names are those of proc(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{kind}:"))
+
+
 def main(what: str, path: str, *rest: str) -> None:
     """Do the work once on two documents, so that imports are no part of it, then measure it."""
     folders = [Path(each) for each in rest]
@@ -120,11 +124,12 @@ def main(what: str, path: str, *rest: str) -> None:
         documents = json.loads(Path(path).read_text())
         work = {"near": duplicates, "tokens": tokens}[what]
         work(documents[:2], *folders)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
+    before = memory("VmHWM")
     started = time.process_time()
     result = work(documents, *folders)
     seconds = time.process_time() - started
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    peak = memory("VmHWM") - before
     print(json.dumps({"seconds": seconds, "peak": peak, **result}))
 
 
