@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from rendered import of, render
 
+from anneal_cli.reader import LABELS
+
 OPERATOR = {
     "app.kubernetes.io/name": "anneal",
     "app.kubernetes.io/component": "operator",
@@ -25,6 +27,7 @@ PODS: dict[str, Pod] = {
     "client": ("apps", {"app": "editor"}),
     "neighbour": ("team", {"app": "notebook"}),
     **{name: stage(name) for name in ("train", "serve", "gateway", "inspect", "export", "delete")},
+    "reader": ("team", LABELS),
     "other's train": stage("train", "other"),
     "other's gateway": stage("gateway", "other"),
 }
@@ -108,6 +111,8 @@ FORBIDDEN = [
     ("neighbour", "inspect", 8080),
     ("prometheus", "train", 29400),
     ("operator", "inspect", 9400),
+    ("reader", "train", 9400),
+    ("neighbour", "reader", 8080),
 ]
 
 
@@ -121,7 +126,7 @@ def test_nothing_else_may(source: str, target: str, port: int) -> None:
     assert not connects(source, target, port)
 
 
-@pytest.mark.parametrize("pod", ["operator", "train", "serve", "gateway", "inspect", "delete"])
+@pytest.mark.parametrize("pod", ["operator", "train", "serve", "gateway", "inspect", "delete", "reader"])
 def test_everything_reaches_stores_or_the_api_server_and_names(pod: str) -> None:
     far = ("internet", {})
     assert lets("Egress", PODS[pod], far, 443)
