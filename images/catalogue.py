@@ -32,12 +32,12 @@ class Image:
         return ROOT / "images" / f"{self.name}.Containerfile"
 
 
-TRAINERS = Image("trainers", ("trainers",), ("api", "runtime", "trainers", "serving"))
+TRAINERS = Image("trainers", ("trainers",), ("api", "runtime", "evaluation", "trainers", "serving"))
 IMAGES = (
     Image("operator", ("operator",), ("api", "operator")),
     TRAINERS,
     Image("samples", ("models",), ("api", "runtime", "trainers"), parent=TRAINERS),
-    Image("serving", ("serving", "triton"), ("api", "runtime", "serving")),
+    Image("serving", ("serving", "triton"), ("api", "runtime", "evaluation", "serving")),
 )
 
 

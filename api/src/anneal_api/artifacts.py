@@ -17,7 +17,17 @@ from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.outcome import DeploymentKeys, FineTuneKeys
 
 Kind = Literal[
-    "base-model", "shard", "dataset", "adapter", "evaluation", "model", "quantized", "engine", "gate"
+    "base-model",
+    "shard",
+    "dataset",
+    "adapter",
+    "evaluation",
+    "model",
+    "quantized",
+    "engine",
+    "gate",
+    "suite",
+    "suites",
 ]
 MANIFEST = "manifest.json"
 DATA_REPORT = "report.html"
@@ -31,6 +41,8 @@ STAGE_VERSIONS = {
     "quantize": 3,
     "engine": 3,
     "gate": 2,
+    "suite": 1,
+    "suites": 1,
 }
 """Raised only when a stage's output changes for the same input."""
 
@@ -43,6 +55,8 @@ STAGE_KINDS: dict[str, Kind] = {
     "quantize": "quantized",
     "engine": "engine",
     "gate": "gate",
+    "suite": "suite",
+    "suites": "suites",
 }
 
 
@@ -106,11 +120,12 @@ def finetune_keys(
     task_digests: dict[str, str],
     initial_digest: str | None = None,
     suite_digests: Sequence[str] = (),
+    scored_digests: Sequence[str] = (),
 ) -> FineTuneKeys:
     """Return the content keys of all stages of a run; a stage made of another's output takes its key.
 
     `initial_digest` is that of the adapter spec.adapter.initFrom names, `suite_digests` those of the suites in
-    spec.data.decontaminate: where they lie changes nothing.
+    spec.data.decontaminate and `scored_digests` of those in spec.evaluation.suites: where they lie changes nothing.
     """
     adapter = {name: value for name, value in wire(spec.adapter).items() if name != "initFrom"}
     data = wire(spec.data) | {"decontaminate": sorted(suite_digests)}
@@ -133,11 +148,13 @@ def finetune_keys(
         checkpoint=wire(spec.checkpoint),
         evaluation=spec.evaluation.every_steps,
     )
+    export = _stage_key("export", adapter=train)
     return FineTuneKeys(
         prepare=prepare,
         train=train,
-        evaluate=_stage_key("evaluate", adapter=train, suites=list(spec.evaluation.suites)),
-        export=_stage_key("export", adapter=train),
+        evaluate=_stage_key("evaluate", adapter=train, suites=[]),
+        export=export,
+        suites=_stage_key("suites", suites=[suite_key(export, digest) for digest in scored_digests]),
     )
 
 
@@ -146,12 +163,25 @@ def shard_key(prepare: str, number: int, of: int) -> str:
     return content_key({"stage": "shard", "prepare": prepare, "number": number, "of": of})
 
 
+def suite_key(model: str, digest: str) -> str:
+    """Return the content key of what a model scored on a suite, so that a gate finds it by the model it serves.
+
+    `model` is the key of the model's artifact, `digest` that of the suite's file.
+    """
+    return _stage_key("suite", model=model, suite=digest)
+
+
 def deployment_keys(
-    spec: ModelDeploymentSpec, model_digest: str, calibration_digest: str, builder: str
+    spec: ModelDeploymentSpec,
+    model_digest: str,
+    calibration_digest: str,
+    builder: str,
+    suite_digests: Sequence[str] = (),
 ) -> DeploymentKeys:
     """Return the content keys of a model version's stages.
 
     `builder` names what an engine is tied to besides its input: runtime version and compute capability.
+    `suite_digests` are those of the suites in spec.gate.suites.
     """
     quantization = wire(spec.quantization)
     quantization.pop("accelerator", None)
@@ -159,4 +189,5 @@ def deployment_keys(
         "quantize", model=model_digest, calibration=calibration_digest, quantization=quantization
     )
     engine = _stage_key("engine", weights=quantize, engine=wire(spec.engine), builder=builder)
-    return DeploymentKeys(quantize=quantize, engine=engine, gate=_stage_key("gate", engine=engine))
+    suites = {"suites": sorted(suite_digests)} if suite_digests else {}
+    return DeploymentKeys(quantize=quantize, engine=engine, gate=_stage_key("gate", engine=engine, **suites))

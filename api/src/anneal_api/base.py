@@ -43,6 +43,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 
 
+Suite = Annotated[str, StringConstraints(pattern=r"^(humaneval|(pvc|s3|hf|file)://[^\s]+)$", max_length=1024)]
+"""humaneval, or the URI of a file of problems."""
+
+
 class SecretRef(Model):
     """A Secret of the same namespace, labelled `anneal.dev/use` so that its owner has agreed."""
 

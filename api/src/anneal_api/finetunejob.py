@@ -18,11 +18,11 @@ from anneal_api.base import (
     Seconds,
     SecretRef,
     StoreUri,
+    Suite,
     Uri,
 )
 
 DataFormat = Literal["auto", "chat_rounds", "messages", "pair", "text", "preference", "code"]
-Suite = Annotated[str, StringConstraints(pattern=r"^(humaneval|(pvc|s3|hf|file)://[^\s]+)$", max_length=1024)]
 
 
 class BaseModelSource(Model):
@@ -339,8 +339,11 @@ class FaultPolicy(Model):
 class Evaluation(Model):
     """What is measured beside the loss of every task."""
 
-    suites: Annotated[list[Name], Field(max_length=16)] = Field(
-        [], description="Benchmark suites run on the result."
+    suites: Annotated[list[Suite], Field(max_length=16)] = Field(
+        [],
+        description="Suites the merged model is scored on: humaneval, or the URI of a .jsonl file of problems (.gz or "
+        ".zst too) in the form of HumanEval, MBPP, HumanEval-X, MultiPL-E, or of one's own. Code that the model writes "
+        "runs in a sandbox.",
     )
     every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None,
@@ -386,6 +389,10 @@ class FineTuneJobSpec(Model):
         (
             "size(self.stages) == 0 || !(has(self.optimization.epochs) || has(self.optimization.maxSteps))",
             "stages have epochs of their own: remove optimization.epochs and optimization.maxSteps",
+        ),
+        (
+            "!has(self.evaluation.suites) || size(self.evaluation.suites) == 0 || self.output.merge",
+            "suites are run on the merged model: set output.merge, or remove evaluation.suites",
         ),
         (
             "self.stages.all(s, self.stages.exists_one(u, u.name == s.name))",
@@ -518,6 +525,16 @@ class TaskScore(Model):
     rows: int = 0
 
 
+class SuiteScore(Model):
+    """What the merged model scored on a suite: its first figure, which is pass@1 where code is run."""
+
+    suite: str
+    score: str = Field("", description="pass@1, exact match, edit similarity, BLEU-4 or F1.")
+    value: str = ""
+    interval: str = Field("", description="95% confidence interval.")
+    problems: int = 0
+
+
 class FineTuneArtifacts(Model):
     """What the run has published."""
 
@@ -528,6 +545,7 @@ class FineTuneArtifacts(Model):
     adapter: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     merged: ArtifactRef | None = None
+    suites: ArtifactRef | None = None
 
 
 class MemoryPlan(Model):
@@ -560,6 +578,7 @@ class FineTuneJobStatus(Model):
     attempts: Annotated[list[Attempt], Field(max_length=20)] = []
     checkpoints: CheckpointStatus | None = None
     scores: Annotated[list[TaskScore], Field(max_length=64)] = []
+    suite_scores: Annotated[list[SuiteScore], Field(max_length=16)] = []
     artifacts: FineTuneArtifacts = FineTuneArtifacts()
     plan: MemoryPlan | None = None
     accelerator_seconds: int = Field(

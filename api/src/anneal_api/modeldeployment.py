@@ -14,6 +14,7 @@ from anneal_api.base import (
     Seconds,
     SecretRef,
     StoreUri,
+    Suite,
     Uri,
 )
 
@@ -95,8 +96,15 @@ class Engine(Model):
 class SuiteBudget(Model):
     """How much a suite's score may drop."""
 
-    name: Name = Field(description="Suite.")
-    max_drop: Annotated[float, Field(ge=0, le=100)] = Field(1.0, description="Points of pass@1.")
+    name: Suite = Field(
+        description="humaneval or a URI, one of the suites that the model's FineTuneJob was scored on: its samples "
+        "are what the engine's are compared with."
+    )
+    max_drop: Annotated[float, Field(ge=0, le=100)] = Field(
+        1.0,
+        description="Points (per cent) the score may drop. A larger drop refuses the version when a paired test tells "
+        "it from chance; where the suite is too small to tell, status says undecided and the version passes.",
+    )
 
 
 class Gate(Model):
@@ -199,11 +207,24 @@ class ModelDeploymentSpec(Model):
     gateway: Gateway = Field(Gateway(), description="The OpenAI-compatible front.")
 
 
+class GateSuite(Model):
+    """A suite's score, the engine's against full precision's."""
+
+    name: str
+    reference: str = ""
+    engine: str = ""
+    drop: str = Field("", description="Points.")
+    decision: str = Field(
+        "", description="better, worse, or undecided, by McNemar's test on the same problems."
+    )
+
+
 class GateScore(Model):
     """What the gate measured."""
 
     logit_kl: str = Field("", alias="logitKL")
     perplexity_increase: str = ""
+    suites: Annotated[list[GateSuite], Field(max_length=16)] = []
     detail: str = ""
 
 

@@ -51,6 +51,7 @@ class FineTuneKeys(Model):
     train: str
     evaluate: str
     export: str
+    suites: str = ""
 
 
 class FineTuneInspection(Model):
@@ -64,6 +65,9 @@ class FineTuneInspection(Model):
     keys: FineTuneKeys
     published: dict[str, ArtifactRef] = Field({}, description="Stages whose key is published already.")
     scores: list["Score"] = Field([], description="Scores, when the evaluation is published already.")
+    suite_scores: list["SuiteScore"] = Field(
+        [], description="Those of suites, when they are published already."
+    )
 
 
 class DeploymentKeys(Model):
@@ -123,6 +127,32 @@ class EvaluateResult(PublishResult):
     scores: list[Score]
 
 
+class SuiteScore(Model):
+    """A suite's first figure, with its 95% interval."""
+
+    suite: str
+    score: str
+    value: float
+    low: float
+    high: float
+    problems: int
+
+
+class SuitesResult(PublishResult):
+    """Result of the suites stage."""
+
+    scores: list[SuiteScore]
+
+
+class GateSuite(Model):
+    """A suite's score, the engine's against full precision's on the same problems."""
+
+    name: str
+    reference: float
+    engine: float
+    decision: Literal["better", "worse", "undecided"]
+
+
 class GateTask(Model):
     """Held-out perplexity of one task, full precision against the engine."""
 
@@ -138,4 +168,5 @@ class GateResult(PublishResult):
     perplexity_increase: float = Field(description="Largest relative increase of any task.")
     tokens: int
     tasks: list[GateTask]
+    suites: list[GateSuite] = []
     diagnosis: str = Field("", description="Where full precision is left, when the budget is exceeded.")

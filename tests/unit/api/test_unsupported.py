@@ -23,8 +23,8 @@ def test_defaults_pass() -> None:
     ("change", "sentence"),
     [
         (
-            {"evaluation": {"suites": ["s"]}},
-            "spec.evaluation.suites: ['s'] is not implemented yet; remove the field",
+            {"evaluation": {"suites": ["humaneval"]}},
+            "spec.evaluation.suites: ['humaneval'] is not implemented yet; remove the field",
         ),
     ],
 )

@@ -1,0 +1,7 @@
+"""Trustworthy scores: suites, a sandbox for untrusted code, comparisons of models, reports.
+
+Layers: commands > reports and scoring > suites > sandbox. The sandbox's own side in its processes needs the
+standard library alone, and this file imports nothing, so that a fresh interpreter starts in milliseconds.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,37 @@
+from anneal_evaluation.suites import asking
+from anneal_evaluation.suites.problems import Problem
+
+PROMPT = 'import math\n\n\ndef area(r):\n    """Area."""\n'
+PYTHON = Problem("p", "code", PROMPT, entry_point="area")
+
+
+def test_a_whole_function_takes_the_place_of_the_one_that_was_begun() -> None:
+    answer = "Sure:\n```python\ndef area(r):\n    return math.pi * r * r\n```\nDone."
+    assert asking.kept(PYTHON, answer) == "import math\n\n\n\ndef area(r):\n    return math.pi * r * r\n"
+
+
+def test_a_continuation_ends_where_the_function_does() -> None:
+    assert asking.kept(PYTHON, "    return 1\n\nprint(area(2))\n") == PROMPT + "    return 1\n\n"
+
+
+def test_a_block_that_is_cut_off_is_taken() -> None:
+    assert asking.kept(PYTHON, "```python\ndef area(r):\n    return 1").endswith("def area(r):\n    return 1")
+
+
+def test_other_languages_end_with_the_closing_brace() -> None:
+    prompt = "#include <vector>\nint f(int x){\n"
+    problem = Problem("p", "code", prompt, language="cpp", entry_point="f")
+    assert asking.kept(problem, "  return x;\n}\nint main() {}\n") == prompt + "  return x;\n}\n"
+    whole = asking.kept(problem, "```cpp\nint f(int x){\n  return x;\n}\n```")
+    assert whole == "#include <vector>\nint f(int x){\n  return x;\n}\n"
+
+
+def test_a_line_and_a_yes() -> None:
+    assert asking.kept(Problem("p", "line", ""), "\nx = 1\ny = 2") == "x = 1"
+    assert asking.kept(Problem("p", "defect", ""), "Yes, it has.") == "yes"
+    assert asking.kept(Problem("p", "defect", ""), "Perhaps.") == ""
+
+
+def test_infill_is_asked_as_what_stands_between() -> None:
+    found = asking.ask(Problem("p", "infill", "a", suffix="c"))
+    assert (found.prefix, found.suffix, found.messages) == ("a", "c", ())
