@@ -92,11 +92,14 @@ def test_a_samples_run_fits_its_accelerator(document: dict[str, Any]) -> None:
     assert plan.fits, plan.arithmetic
 
 
-def test_the_33b_fits_an_a10_in_int4() -> None:
-    (document,) = (d.values[0] for d in own() if d.id == "codefuse-33b-ModelDeployment")
+@pytest.mark.parametrize(
+    ("sample", "size"), [("codefuse-33b", "33b"), ("serve-parallel", "7b"), ("serve-a10", "7b")]
+)
+def test_a_samples_replica_fits_its_accelerators(sample: str, size: str) -> None:
+    (document,) = (d.values[0] for d in own() if d.id == f"{sample}-ModelDeployment")
     spec = ModelDeploymentSpec.model_validate(document["spec"])
     (profile,) = (p for p in PROFILES if p.name == spec.accelerator)
-    plan = sizing.serving(spec, SHAPES["33b"], profile)
+    plan = sizing.serving(spec, SHAPES[size], profile)
     assert plan.fits, plan.arithmetic
     assert plan.guaranteed_batch >= 1
 
