@@ -162,8 +162,8 @@ class Scan:
         if found.row is None:
             return record, []
         row, marks = found.row, duplicates.marks(found.row)
-        about = {"language": row.language, "marks": marks, "before": beginning(row)}
-        record = replace(record, **about, document=self._document(row, marks))
+        document, shown = self._document(row, marks), beginning(row)
+        record = replace(record, language=row.language, marks=marks, document=document, before=shown)
         return (record, []) if self._is_repeated(index, marks) else self._cleaned(record, maker, row)
 
     def _document(self, row: Row, marks: Marks) -> int:
@@ -179,8 +179,9 @@ class Scan:
         """Whether the shard has had a row of this content and task: it is a duplicate of that, whatever follows."""
         if self.spec.data.dedup == "none":
             return False
-        key = (index, marks.fingerprint + marks.content)
-        return key in self._known or bool(self._known.add(key))
+        before = len(self._known)
+        self._known.add((index, marks.fingerprint + marks.content))
+        return len(self._known) == before
 
     def _cleaned(self, record: Record, maker: UnitMaker, row: Row) -> tuple[Record, list[Encoded]]:
         cleaned = self._cleaner.clean(row)

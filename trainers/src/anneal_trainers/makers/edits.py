@@ -45,7 +45,8 @@ class Places:
 
 def applied(source: str, edits: Iterable[Edit]) -> str:
     """Return a source with edits that do not overlap."""
-    raw, parts, end = source.encode(), [], 0
+    raw, end = source.encode(), 0
+    parts: list[bytes] = []
     for edit in sorted(edits):
         parts += [raw[end : edit.begin], edit.text.encode()]
         end = edit.end

@@ -65,7 +65,8 @@ def other_names(source: str, about: str = "") -> str | None:
     tree = python.parsed(source)
     if tree is None:
         return None
-    places, edits = Places.of(source), []
+    places = Places.of(source)
+    edits: list[Edit] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and _is_plain(node):
             names = _chosen(node, f"{about}\n{ast.dump(node)}")
@@ -96,7 +97,8 @@ def _chosen(function: ast.FunctionDef, content: str) -> dict[str, str]:
 
 
 def _locals(function: ast.FunctionDef) -> set[str]:
-    stored, kept = set(), set()
+    stored: set[str] = set()
+    kept: set[str] = set()
     for node in ast.walk(function):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             stored.add(node.id)
