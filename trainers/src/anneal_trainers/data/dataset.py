@@ -32,6 +32,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 ROWS_FILE = "rows.json"
 _LONG = ("tokens", "learned")
 """What there is one of a token."""
+_FORMAT: Any = np.lib.format  # whose types nobody has written down
 _BLOCK = 1 << 20
 """Tokens that are copied at once."""
 
@@ -267,15 +268,15 @@ def _save(path: Path, kind: type[np.unsignedinteger[Any]], blocks: Iterable[npt.
 
     The header is written twice: numpy pads it so that its length does not depend on that of the array.
     """
-    told = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
+    told = {"descr": _FORMAT.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
     with path.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, {**told, "shape": (0,)})
+        _FORMAT.write_array_header_1_0(stream, {**told, "shape": (0,)})
         count = 0
         for block in blocks:
             stream.write(block.tobytes())
             count += len(block)
         stream.seek(0)
-        np.lib.format.write_array_header_1_0(stream, {**told, "shape": (count,)})
+        _FORMAT.write_array_header_1_0(stream, {**told, "shape": (count,)})
 
 
 def token_type(vocabulary: int, added: Mapping[str, int]) -> type[np.unsignedinteger[Any]]:
