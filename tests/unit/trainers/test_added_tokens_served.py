@@ -118,8 +118,6 @@ def generated(built: ArtifactRef, prompts: list[list[int]]) -> list[list[int]]:
     assert vocabulary == 515
     tokenizer = grammar.tokenizer_of(folder(built) / "tokenizer.json", 2, vocabulary)
     pipeline = scheduler.open_pipeline(folder(built), limits, manifest.metadata["properties"], tokenizer)
-    greedy = [
-        scheduler.generation_config(Generation(i, 6, frozenset([2]), top_k=1)) for i in prompts
-    ]
+    greedy = [scheduler.generation_config(Generation(i, 6, frozenset([2]), top_k=1)) for i in prompts]
     found = pipeline.generate([ov.Tensor([ids]) for ids in prompts], greedy)
     return [list(result.m_generation_ids[0]) for result in found]

@@ -6,6 +6,8 @@ repairs       a function from itself with a defect
 verdicts      whether a function has a defect
 renamed       files with other local names
 translations  a file from its parallel in another language
+code-io       what a call returns, or a call that returns it; found by running the function
+unit-tests    a test that a function passes and one with a defect does not; found by running both
 in-context    a file after those it imports, for fill in the middle
 scored        files as they are
 
@@ -24,7 +26,7 @@ from anneal_runtime.errors import Refused
 from anneal_runtime.storage import resolve
 from anneal_trainers.data import sources
 from anneal_trainers.data.formats import Row
-from anneal_trainers.makers import defects, pairs, python, renaming, repository, translations
+from anneal_trainers.makers import defects, executed, pairs, python, renaming, repository, translations
 
 Maker = Callable[[Iterable[Row]], Iterator[dict[str, Any]]]
 
@@ -47,6 +49,8 @@ MAKERS: dict[str, Maker] = {
     "verdicts": defects.verdicts,
     "renamed": renaming.renamed,
     "translations": translations.translations,
+    "code-io": executed.code_io,
+    "unit-tests": executed.unit_tests,
     "in-context": repository.in_context,
     "scored": scored,
 }
