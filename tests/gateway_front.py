@@ -2,18 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 from starlette.applications import Starlette
 
+from anneal_api.base import ArtifactRef
+from anneal_api.runs import GatewayVersion
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving.gateway.replicas import Job, Step
 from anneal_serving.gateway.routes import Route, Router
 
 ADDRESSES = {"10.0.0.1:8001", "10.0.0.2:8001"}
+
+
+def version_of(name: str = "a", weight: int = 100, **fields: Any) -> GatewayVersion:
+    """Return a version for the tiny model."""
+    limits = {"max_batch_size": 4, "max_input_length": 200, "max_sequence_length": 256} | fields
+    engine = ArtifactRef(uri="file:///nowhere", digest=f"sha256:{name}")
+    return GatewayVersion(name=name, weight=weight, service=f"replicas-{name}", engine=engine, **limits)
 
 
 @dataclass
@@ -56,11 +65,17 @@ class Front:
     app: Starlette
 
     def configure(self, **fields: Any) -> None:
-        """Change the route's config."""
+        """Change the gateway's config."""
         assert self.router.current is not None
         before = self.router.current
-        config = before.config.model_copy(update=fields)
-        self.router.current = Route(config, self.encoder, before.balancer)
+        self.router.current = replace(before, config=before.config.model_copy(update=fields))
+
+    def route(self, version: GatewayVersion, encoder: ChatEncoder | None = None) -> None:
+        """Put a version in the place of the only one."""
+        assert self.router.current is not None
+        before = self.router.current
+        route = Route(version, encoder or self.encoder, before.routes[0].balancer)
+        self.router.current = replace(before, routes=[route])
 
     async def post(self, path: str, key: str = "", **body: Any) -> httpx.Response:
         """Send a request of the tiny model."""

@@ -18,7 +18,7 @@ from anneal_operator.finetunejob import (
     suspend,
     training,
 )
-from anneal_operator.modeldeployment import rollout
+from anneal_operator.modeldeployment import retire
 
 Change = Callable[[pytest.MonkeyPatch], None]
 ROOT = "anneal_operator."
@@ -171,8 +171,8 @@ def _remembers(real: Any) -> Any:
 
 
 def _drains_at_once(real: Any) -> Any:
-    def drain(target: Any) -> None:
-        for version in rollout.versions.at(target.status, "Draining"):
+    def drain(target: Any, rules: Any) -> None:
+        for version in retire.versions.at(target.status, "Draining"):
             target.update(versions=[v for v in target.status.versions if v.run != version.run])
 
     return drain
@@ -204,7 +204,7 @@ ALL = [
     Bug("an ended group is left running", swap(training, "_end_others", lambda _: _nothing), plan("not-whole", "after", *range(8, 20))),
     Bug("a plan without labels is no plan", swap(gather.Gatherer, "_with_plan", lambda _: lambda self, resource, found: found), plan("changed-in-flight", "plan-unlabelled", *range(5, 9))),
     Bug("a drifted child is left as it is", swap(carry_out, "covers", lambda _: lambda live, wanted: True), plan("changed-in-flight", "drifted", 5, 6, 7)),
-    Bug("an old version is dropped before it is drained", swap(rollout, "_drain", _drains_at_once), plan("taken-over")),
+    Bug("an old version is dropped before it is drained", swap(retire, "drain", _drains_at_once), plan("taken-over")),
     Bug("resumption is not noticed", swap(suspend, "is_true", lambda _: lambda *a: False), plan("suspended")),
     Bug("the deadline is not looked at", swap(decide.deadline, "passed", lambda _: lambda *a: False), plan("late")),
 ]  # fmt: skip

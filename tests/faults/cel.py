@@ -30,6 +30,9 @@ MACROS: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
+METHODS: dict[str, Callable[[Any], Any]] = {"isSorted": lambda value: list(value) == sorted(value)}
+
+
 class Parser:
     """Recursive descent; every rule returns a function of the environment."""
 
@@ -69,6 +72,8 @@ class Parser:
     def _member(self, node: Node, name: str) -> Node:
         if self._take("(") is None:
             return lambda env: node(env)[name]
+        if self._take(")"):
+            return lambda env: METHODS[name](node(env))
         variable = self._tokens.pop(0)
         self._expect(",")
         body = self._binary(0)

@@ -144,7 +144,7 @@ ALL = [
         served(replicas=2),
         ("Ready", "True"),
         50,
-        {14: when(serving, served(model=OTHER, replicas=2))},
+        {14: when(serving, served(model=OTHER, replicas=2, rollout={"pauseSeconds": 0}))},
         "ModelDeployment",
     ),
     Scenario(

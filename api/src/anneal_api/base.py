@@ -20,6 +20,8 @@ ANNOTATION_RETRY = f"{GROUP}/retry"
 """On a FineTuneJob: another value tries a failed one again."""
 ANNOTATION_PAUSE = f"{GROUP}/pause-reconcile"
 """On either resource, with the value `true`: the operator does nothing about it, whatever happens, until it is gone."""
+ANNOTATION_ROLLBACK = f"{GROUP}/rollback"
+"""On a ModelDeployment: a version's identity or digest, which then does not serve as long as the annotation is there."""
 FINALIZER = f"{GROUP}/artifacts"
 
 

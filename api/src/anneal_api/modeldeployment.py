@@ -35,8 +35,9 @@ class ModelSource(Model):
         )
     ]
     fine_tune_job_ref: FineTuneJobRef | None = Field(None, description="Serve this job's merged model.")
-    selector: dict[str, str] | None = Field(
-        None, description="Follow the newest successful FineTuneJob with these labels."
+    selector: Annotated[dict[str, str], Field(min_length=1, max_length=16)] | None = Field(
+        None,
+        description="Follow the newest successful FineTuneJob with these labels, from success to success.",
     )
     uri: Uri | None = Field(None, description="Folder of a published model artifact.")
     secret_ref: SecretRef | None = Field(
@@ -142,18 +143,36 @@ class Autoscaling(Model):
 class Rollout(Model):
     """How a new version takes over."""
 
+    rules: ClassVar[list[tuple[str, str]]] = [
+        ("self.steps.isSorted()", "steps must not descend"),
+        (
+            "self.strategy != 'recreate' || size(self.steps) == 0",
+            "recreate takes no steps: it ends the old version first",
+        ),
+    ]
     strategy: Literal["surge", "borrowReplica", "recreate"] = Field(
-        "surge", description="borrowReplica and recreate need no spare accelerator and cost capacity."
+        "surge",
+        description="surge starts the new replicas beside the old ones; borrowReplica and recreate need no spare "
+        "accelerator and cost capacity: borrowReplica takes them from the old version step by step, recreate ends "
+        "the old version first.",
     )
     steps: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(max_length=10)] = Field(
         [], description="Shares of traffic (per cent) on the way to 100."
     )
-    pause_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(60, description="Time between steps.")
-    max_error_rate: Fraction = Field(0.01, description="More failed requests than this rolls back.")
-    max_latency_ratio: Annotated[float, Field(ge=1, le=100)] = Field(
-        1.5, description="A new version slower than the old by more than this is rolled back."
+    pause_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
+        60, description="Time for which a step, and 100 at the end, is watched; with 0 none is waited for."
     )
-    progress_deadline_seconds: Seconds = Field(1800, description="A version not serving by then is refused.")
+    max_error_rate: Fraction = Field(
+        0.01, description="A larger share of failed requests, beyond chance, rolls back."
+    )
+    max_latency_ratio: Annotated[float, Field(ge=1, le=100)] = Field(
+        1.5,
+        description="A new version slower than the old by more than this is rolled back: to the first token, or "
+        "between tokens, whichever is worse.",
+    )
+    progress_deadline_seconds: Seconds = Field(
+        1800, description="A step whose replicas are not ready by then ends the rollout."
+    )
     revision_history_limit: Annotated[int, Field(ge=1, le=20)] = Field(3, description="Versions kept.")
 
 
@@ -235,8 +254,9 @@ class ServedVersion(Model):
     uri: str = Field("", description="Where that artifact lies.")
     stage: str = Field(
         "",
-        description="Inspecting, Quantizing, Compiling, Gating, Starting, Serving, Draining, Retired; "
-        "Refused (bad input, or beyond the accuracy budget), Failed, TimedOut.",
+        description="Inspecting, Quantizing, Compiling, Gating, Starting (replicas for its next share), Canary, Serving, "
+        "Draining, Retired; Refused (bad input, or beyond the accuracy budget), Failed, TimedOut, RolledBack, "
+        "Superseded (another was wanted before it served).",
     )
     since: str = Field("", description="When it reached this stage.")
     run: str = Field("", description="Identity of the plan this version follows.")
@@ -244,6 +264,14 @@ class ServedVersion(Model):
     traffic_percent: int = 0
     gate: GateScore | None = None
     message: str = Field("", description="Why it was refused.")
+
+
+class Followed(Model):
+    """Where following a selector has come to; it never goes back to an earlier success."""
+
+    selector: dict[str, str]
+    job: str = Field(description="The FineTuneJob whose model was adopted.")
+    completed: str = Field(description="When that job completed.")
 
 
 class ModelDeploymentStatus(Model):
@@ -256,6 +284,7 @@ class ModelDeploymentStatus(Model):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     versions: Annotated[list[ServedVersion], Field(max_length=20)] = []
+    followed: Followed | None = None
     replicas: int = Field(0, description="Replicas that exist.")
     ready_replicas: int = 0
     desired_replicas: int = 0

@@ -4,7 +4,9 @@ A run config is the frozen, defaulted spec together with what inspection found o
 exists twice. Everything that differs between pods of one run comes by environment.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from anneal_api.base import ArtifactRef, Model
 from anneal_api.finetunejob import FineTuneJobSpec
@@ -18,6 +20,8 @@ VOLUME_ROOT = "/mnt/anneal"
 PROGRESS_PORT = 9400
 RENDEZVOUS_PORT = 29400
 
+GATEWAY_KEY = "gateway.json"
+"""Where a gateway's ConfigMap holds its GatewayConfig."""
 KEYS_FOLDER = "/etc/anneal-keys"
 """Where the gateway finds its API keys: the Secret spec.gateway.apiKeysSecret, mounted."""
 
@@ -82,12 +86,13 @@ class DeploymentRun(Model):
     inspection: DeploymentInspection | None = None
 
 
-class GatewayConfig(Model):
-    """What the gateway routes to; changed by the operator when a version takes over."""
+class GatewayVersion(Model):
+    """One version of the model behind a gateway."""
 
-    version: Literal[1] = 1
-    model: str
-    namespace: str
+    name: str
+    """Identity of the version, the `run` of its entry in the status."""
+    weight: Annotated[int, Field(ge=0, le=100)]
+    """Share of new requests, per cent; with 0 it only stands ready."""
     service: str
     """Headless Service of the replicas; its EndpointSlices are watched."""
     engine: ArtifactRef
@@ -95,10 +100,23 @@ class GatewayConfig(Model):
     max_batch_size: int
     max_input_length: int
     max_sequence_length: int
-    max_queue: int
-    request_timeout_seconds: int
     runtime: str = "openvino"
     """The engine's runtime, on which depends what a request may ask for."""
+
+
+class GatewayConfig(Model):
+    """What the gateway routes to; changed by the operator with every step of a rollout."""
+
+    version: Literal[1] = 1
+    model: str
+    namespace: str
+    versions: Annotated[list[GatewayVersion], Field(min_length=1)]
+    trial: str = ""
+    """Names the step of a rollout; when it changes, what each version does is counted anew."""
+    config_map: str = ""
+    """The ConfigMap this stands in, watched so that a change is known at once; the mounted file comes a minute later."""
+    max_queue: int
+    request_timeout_seconds: int
     api_keys: bool = False
     """Whether a request needs a key; with none mounted, none is let in."""
     cache: bool = False

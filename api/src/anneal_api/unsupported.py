@@ -12,9 +12,7 @@ from anneal_api.modeldeployment import ModelDeploymentSpec
 FIELDS: dict[type[Model], tuple[str, ...]] = {
     FineTuneJobSpec: ("evaluation.suites",),
     ModelDeploymentSpec: (
-        "model.selector",
         "gate.suites",
-        "rollout",
     ),
 }
 

@@ -55,7 +55,8 @@ class Watch:
         self._workers = workers
         self._queue: Queue[Key] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._followers: dict[tuple[str, str], set[Key]] = {}
+        self._models: dict[str, dict[str, Mapping[str, Any]]] = {}
+        """What each ModelDeployment of a namespace serves."""
         self._streams = Streams((len(RESOURCES) + len(CHILDREN)) * max(1, len(config.namespaces)))
         self._register()
 
@@ -129,20 +130,26 @@ class Watch:
                 self._add(Key(kind, meta["namespace"], name), SETTLE)
 
     def _follow(self, body: Mapping[str, Any]) -> None:
-        """Remember which deployments follow which job, and look at them when the job changes."""
+        """Remember which deployments follow which jobs, and look at them when such a job changes."""
         meta = body["metadata"]
-        if body["kind"] == "FineTuneJob":
-            for key in self._followers.get((meta["namespace"], meta["name"]), ()):
-                self._add(key)
+        models = self._models.setdefault(meta["namespace"], {})
+        if body["kind"] == "ModelDeployment":
+            models[meta["name"]] = body["spec"].get("model", {})
             return
-        ref = body["spec"].get("model", {}).get("fineTuneJobRef")
-        if ref:
-            key = Key("ModelDeployment", meta["namespace"], meta["name"])
-            self._followers.setdefault((meta["namespace"], ref["name"]), set()).add(key)
+        for name, model in models.items():
+            if _follows(model, meta):
+                self._add(Key("ModelDeployment", meta["namespace"], name))
 
     def _add(self, key: Key, delay: float = 0.0) -> None:
         if self._queue is not None:
             self._queue.add(key, delay)
+
+
+def _follows(model: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Return whether spec.model names or selects the job of that metadata."""
+    if selector := model.get("selector"):
+        return bool(selector.items() <= job.get("labels", {}).items())
+    return bool(model.get("fineTuneJobRef", {}).get("name") == job["name"])
 
 
 def settings() -> kopf.OperatorSettings:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from world import CONFIG, STORE, World, deployment_inspected, finetunejob, inspected, modeldeployment, ref
 
-from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import PodOverlay
@@ -29,7 +28,7 @@ def tuning_site(**fields: object) -> tuning.Site:
     return tuning.Site(OWNER, "team", run, "plan", "trainers:1", PLAIN)
 
 
-def serving_site(**fields: object) -> serving.Site:
+def serving_site(store: str = STORE, **fields: object) -> serving.Site:
     spec = ModelDeploymentSpec.model_validate(modeldeployment(**fields)["spec"])
     profile = CONFIG.accelerator(spec.accelerator)
     assert profile is not None
@@ -40,10 +39,15 @@ def serving_site(**fields: object) -> serving.Site:
         spec=spec,
         accelerator=profile,
         model=ref("model", "4"),
-        store=STORE,
+        store=store,
         inspection=deployment_inspected().result,
     )
     return serving.Site(OWNER, run, "v1", "plan", CONFIG.images, PLAIN, None)
+
+
+def gateway(site: serving.Site, env: dict[str, str] | None = None) -> list[dict]:
+    """Return the objects of a gateway in front of one version."""
+    return serving.gateway([serving.Routed(site, ref("engine", "6"), 100)], site.run.spec, "", env or {})
 
 
 def all_templates() -> list[tuple[str, dict]]:
@@ -56,9 +60,7 @@ def all_templates() -> list[tuple[str, dict]]:
     ]
     made += [serving.stage(serve, f"j-{s}", s) for s in ("inspect", "quantize", "engine", "gate")]
     made += [serving.replicas(serve, 1)]
-    made += [
-        o for o in serving.gateway(serve, serve.run.spec, ref("engine", "6"), {}) if o["kind"] == "Deployment"
-    ]
+    made += [o for o in gateway(serve) if o["kind"] == "Deployment"]
     return [(o["metadata"]["name"], o["spec"]["template"]) for o in made]
 
 
@@ -247,7 +249,7 @@ def test_a_replica_may_finish_its_streams() -> None:
 
 def test_api_keys_are_files_so_that_they_can_change_under_a_running_gateway() -> None:
     site = serving_site(gateway={"apiKeysSecret": {"name": "keys"}, "cache": True})
-    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), {})
+    made = gateway(site)
     pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
     volume = next(v for v in pod["volumes"] if "secret" in v)
     assert volume["secret"] == {"secretName": "keys", "defaultMode": 0o440}
@@ -255,16 +257,13 @@ def test_api_keys_are_files_so_that_they_can_change_under_a_running_gateway() ->
     assert (mount["mountPath"], mount["readOnly"]) == ("/etc/anneal-keys", True)
     assert pod["containers"][0]["envFrom"] == [], "a key in the environment would outlive its rotation"
     config = json.loads(next(o for o in made if o["kind"] == "ConfigMap")["data"]["gateway.json"])
-    assert (config["apiKeys"], config["cache"], config["runtime"]) == (
-        True,
-        True,
-        site.run.spec.engine.runtime,
-    )
+    assert (config["apiKeys"], config["cache"]) == (True, True)
+    assert [v["runtime"] for v in config["versions"]] == [site.run.spec.engine.runtime]
 
 
 def test_a_gateway_traces_where_the_administrator_says() -> None:
     site, given = serving_site(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
-    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), given)
+    made = gateway(site, given)
     pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
     env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
     assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
@@ -273,21 +272,39 @@ def test_a_gateway_traces_where_the_administrator_says() -> None:
 
 def test_a_gateway_without_keys_mounts_none() -> None:
     site = serving_site()
-    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), {})
+    made = gateway(site)
     pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
     assert not any("secret" in volume for volume in pod["volumes"])
 
 
-def test_the_gateway_may_watch_endpoint_slices_and_nothing_else() -> None:
+def test_a_gateway_reaches_what_all_its_versions_need() -> None:
+    old, new = serving_site(), serving_site("pvc://other/anneal")
+    both = [serving.Routed(old, ref("engine", "6"), 90), serving.Routed(new, ref("engine", "7"), 10)]
+    made = serving.gateway(both, old.run.spec, "t", {})
+    pod = next(o for o in made if o["kind"] == "Deployment")["spec"]["template"]["spec"]
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    assert claims == {"store", "other"}
+    config = json.loads(next(o for o in made if o["kind"] == "ConfigMap")["data"]["gateway.json"])
+    assert [v["weight"] for v in config["versions"]] == [90, 10]
+    assert (config["trial"], config["configMap"]) == ("t", "serve-gateway")
+
+
+def test_the_gateway_may_watch_endpoint_slices_and_its_own_config_and_nothing_else() -> None:
     site = serving_site()
-    made = serving.gateway(site, site.run.spec, ArtifactRef(uri="u", digest="d"), {})
+    made = gateway(site)
     role = next(o for o in made if o["kind"] == "Role")
     assert role["rules"] == [
         {
             "apiGroups": ["discovery.k8s.io"],
             "resources": ["endpointslices"],
             "verbs": ["get", "list", "watch"],
-        }
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["serve-gateway"],
+            "verbs": ["get", "list", "watch"],
+        },
     ]
     front = next(o for o in made if o["kind"] == "Service")
     assert front["metadata"]["name"] == "serve"

@@ -82,6 +82,18 @@ async def test_a_deployment_hears_of_the_job_it_follows() -> None:
     ]
 
 
+async def test_a_deployment_hears_of_the_jobs_it_selects() -> None:
+    watch = Recorder(CONFIG)
+    await watch._resource(body=modeldeployment(model={"selector": {"app": "x", "tier": "1"}}))
+    for labels in ({"app": "x"}, {"app": "x", "tier": "1", "more": "y"}):
+        watch.seen.clear()
+        job = finetunejob()
+        job["metadata"]["labels"] = labels
+        await watch._resource(body=job)
+        followed = Key("ModelDeployment", NAMESPACE, "serve") in watch.seen
+        assert followed is ("tier" in labels)
+
+
 def test_kopf_writes_nothing_and_scans_nothing() -> None:
     made = settings()
     assert made.posting.enabled is False

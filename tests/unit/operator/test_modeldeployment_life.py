@@ -65,6 +65,7 @@ def test_a_model_is_built_gated_and_served() -> None:
         "Compiled": ("True", "Published"),
         "GatePassed": ("True", "WithinBudget"),
         "Ready": ("True", "Serving"),
+        "RolledOut": ("True", "Serving"),
     }
     assert [stage for stage, _ in world.player.played] == ["inspect", "quantize", "engine", "gate"]
     found = status(world)
@@ -74,8 +75,9 @@ def test_a_model_is_built_gated_and_served() -> None:
     assert version["digest"] == REFS["export"].digest
     assert version["engine"] == REFS["engine"].digest
     assert version["gate"]["logitKL"] == "0.02"
-    assert route(world).engine == REFS["engine"]
-    assert world.server.get("Service", NAMESPACE, route(world).service)["spec"]["clusterIP"] == "None"
+    (behind,) = route(world).versions
+    assert (behind.engine, behind.weight, behind.name) == (REFS["engine"], 100, version["run"])
+    assert world.server.get("Service", NAMESPACE, behind.service)["spec"]["clusterIP"] == "None"
 
 
 def test_a_steady_deployment_writes_nothing_more() -> None:
@@ -145,36 +147,6 @@ def test_a_refused_successor_leaves_the_old_version_serving() -> None:
     assert route(world) == old
 
 
-def test_a_new_version_takes_over_when_ready_and_the_old_one_goes() -> None:
-    world = begun(replicas=2)
-    run(world)
-    old = route(world)
-    world.player.default["inspect"] = deployment_inspected(letter="8")
-    world.server.put(modeldeployment(model={"uri": ref("model", "8").uri}, replicas=2))
-    run(world, 9)
-    assert stages(world) == ["Draining", "Serving"]
-    assert route(world).service != old.service
-    assert len(replicas(world)) == 2
-    run(world, 20)
-    assert stages(world) == ["Retired", "Serving"]
-    assert [d["metadata"]["name"] for d in replicas(world)] == [route(world).service]
-    assert old.service not in world.server.names("Service")
-
-
-def test_a_version_wanted_back_serves_without_being_built_again() -> None:
-    world = begun()
-    run(world)
-    world.player.default["inspect"] = deployment_inspected(letter="8")
-    world.server.put(modeldeployment(model={"uri": ref("model", "8").uri}))
-    run(world, 40)
-    played = len(world.player.played)
-    world.server.put(modeldeployment(model=MODEL))
-    run(world, 40)
-    assert len(world.player.played) == played
-    assert status(world)["versions"][-1]["uri"] == MODEL["uri"]
-    assert status(world)["versions"][-1]["stage"] == "Serving"
-
-
 def test_published_stages_are_skipped() -> None:
     world = begun()
     world.player.default["inspect"] = deployment_inspected("quantize", "engine", "gate")
@@ -200,7 +172,7 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic() -> None:
             "Inspected",
             "OtherCapability",
         ),
-        ({"rollout": {"steps": [10]}}, "Adopted", "NotImplemented"),
+        ({"gate": {"suites": [{"name": "human-eval"}]}}, "Adopted", "NotImplemented"),
         ({"model": {"uri": "pvc://models/plain"}}, "Inspected", "StoreUnknown"),
     ],
 )

@@ -70,10 +70,12 @@ def _follow(
     return Scale(held, since)
 
 
-def gauge(metrics: str, name: str) -> float | None:
-    """Return the sum of a gauge over its labels in the Prometheus text format; None when it is not there."""
-    lines = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})?[ \t]+(\S+)", metrics, flags=re.MULTILINE)
-    values = [value for line in lines if (value := _number(line)) is not None]
+def gauge(metrics: str, name: str, **labels: str) -> float | None:
+    """Return the sum of a metric's samples with these labels in the Prometheus text format; None when there are none."""
+    lines = re.findall(rf"^{re.escape(name)}(?:\{{([^}}]*)\}})?[ \t]+(\S+)", metrics, flags=re.MULTILINE)
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    chosen = [text for found, text in lines if set(wanted) <= set(found.split(","))]
+    values = [value for text in chosen if (value := _number(text)) is not None]
     return sum(values) if values else None
 
 

@@ -15,7 +15,16 @@ from anneal_api.unsupported import refused
 from anneal_operator import pause
 from anneal_operator.decision import Decision
 from anneal_operator.draft import Draft
-from anneal_operator.modeldeployment import adoption, autoscale, build, resources, rollout, status, versions
+from anneal_operator.modeldeployment import (
+    adoption,
+    autoscale,
+    build,
+    resources,
+    rollback,
+    rollout,
+    status,
+    versions,
+)
 from anneal_operator.modeldeployment.observe import Observed
 
 RESYNC = 300.0
@@ -54,10 +63,9 @@ def _live(
     rollout.roll(draft, observed, spec, config, scale.replicas, newest)
     _stop_others(draft, observed, newest)
     versions.prune(draft, spec.rollout.revision_history_limit, newest)
-    served = rollout.gateway_site(draft, observed, config)
-    if served:
-        site, version = served
-        draft.apply += resources.gateway(site, spec, site.engine(version.engine), config.gateway_env)
+    behind = rollout.routed(draft, observed, config)
+    if behind:
+        draft.apply += resources.gateway(behind, spec, rollout.trial(draft.status), config.gateway_env)
         if spec.autoscaling:
             draft.wake(autoscale.TICK)
     draft.update(
@@ -78,10 +86,12 @@ def _advance(
     if unbuilt:
         draft.condition("Adopted", False, "NotImplemented", "; ".join(unbuilt), warning=True)
         return _serving(draft)
-    found = adoption.adopt(spec, draft.status, observed.job)
+    found = adoption.adopt(spec, draft.status, observed.jobs)
     draft.condition("Adopted", found.model is not None, found.reason, found.message)
     if found.model is None:
         return _serving(draft)
+    if found.followed:
+        draft.update(followed=found.followed)
     return _candidate(draft, observed, spec, config, found.model)
 
 
@@ -93,10 +103,12 @@ def _candidate(
     model: ArtifactRef,
 ) -> str:
     version = versions.candidate(draft, spec, model)
+    if rollback.held(draft.resource, version):
+        return rollback.instead(draft, version)
     if version.stage == "Draining":
         # Wanted back before it was gone: its replicas are still there.
         version = versions.move(draft, version, "Starting")
-    if version.stage not in (*versions.STICKY, "Serving", "Starting"):
+    if version.stage not in (*versions.STICKY, "Serving", "Starting", "Canary"):
         build.build(draft, observed, spec, version, config)
     return version.run
 
@@ -106,7 +118,7 @@ def _serving(draft: Draft[ModelDeploymentStatus]) -> str | None:
 
 
 def _running(draft: Draft[ModelDeploymentStatus]) -> bool:
-    return any(v.stage in ("Starting", "Serving") for v in draft.status.versions)
+    return any(v.stage in ("Starting", "Canary", "Serving") for v in draft.status.versions)
 
 
 def _scale(

@@ -1,6 +1,6 @@
 """What there is to know about a ModelDeployment before anything is decided."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
@@ -9,19 +9,22 @@ from anneal_api.runs import DeploymentRun
 from anneal_operator import naming, plan
 from anneal_operator.decision import Object
 from anneal_operator.modeldeployment.autoscale import Load
+from anneal_operator.modeldeployment.canary import Trial
 from anneal_operator.observed import Children
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A ModelDeployment, its children, the job it follows, and the load its pods report."""
+    """A ModelDeployment, its children, the jobs it may follow, and what its pods report."""
 
     resource: Object
     children: Children
-    job: Object | None = None
-    """The FineTuneJob that spec.model.fineTuneJobRef names."""
+    jobs: list[Object] = field(default_factory=list)
+    """The FineTuneJobs that spec.model names or selects."""
     load: Load | None = None
     """None when nobody was asked."""
+    trial: Trial | None = None
+    """What gateways count while a rollout is under way."""
 
     @property
     def deleting(self) -> bool:

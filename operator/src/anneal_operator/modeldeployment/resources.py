@@ -1,18 +1,17 @@
 """Builders of a ModelDeployment's children; every one is a function of a version's run and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from anneal_api.artifacts import STAGE_KINDS, canonical
 from anneal_api.base import LABEL_DEPLOYMENT, LABEL_STAGE, LABEL_VERSION, ArtifactRef, wire
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile, Images
-from anneal_api.runs import KEYS_FOLDER, DeploymentRun, GatewayConfig
+from anneal_api.runs import GATEWAY_KEY, KEYS_FOLDER, DeploymentRun, GatewayConfig, GatewayVersion
 from anneal_operator import naming, objects, plan, pods, uris
 from anneal_operator.decision import Object
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT, GATEWAY_PORT = 8000, 8001, 8002, 8080
-GATEWAY_KEY = "gateway.json"
 REQUESTS = {
     "inspect": {"cpu": "100m", "memory": "256Mi"},
     "quantize": {"cpu": "300m", "memory": "2Gi"},
@@ -175,34 +174,55 @@ def gateway_name(name: str) -> str:
     return f"{name}-gateway"
 
 
-def gateway_config(site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef) -> GatewayConfig:
-    """Return what the gateway routes to: the version that serves, and its limits."""
-    limits = site.run.spec.engine
-    return GatewayConfig(
-        model=site.run.name,
-        namespace=site.run.namespace,
-        service=replicas_name(site),
-        engine=engine,
+@dataclass(frozen=True)
+class Routed:
+    """A version behind the gateway and its share of the requests, per cent."""
+
+    site: Site
+    engine: ArtifactRef
+    percent: int
+
+
+def _gateway_version(behind: Routed) -> GatewayVersion:
+    limits = behind.site.run.spec.engine
+    return GatewayVersion(
+        name=behind.site.version,
+        weight=behind.percent,
+        service=replicas_name(behind.site),
+        engine=behind.engine,
         max_batch_size=limits.max_batch_size,
         max_input_length=limits.max_input_length,
         max_sequence_length=limits.max_sequence_length,
+        runtime=limits.runtime,
+    )
+
+
+def gateway_config(behind: Sequence[Routed], spec: ModelDeploymentSpec, trial: str) -> GatewayConfig:
+    """Return what the gateway routes to: the versions that have traffic, and its limits."""
+    run = behind[0].site.run
+    return GatewayConfig(
+        model=run.name,
+        namespace=run.namespace,
+        versions=[_gateway_version(each) for each in behind],
+        trial=trial,
+        config_map=gateway_name(run.name),
         max_queue=spec.gateway.max_queue,
         request_timeout_seconds=spec.gateway.request_timeout_seconds,
-        runtime=limits.runtime,
         api_keys=spec.gateway.api_keys_secret is not None,
         cache=spec.gateway.cache,
     )
 
 
 def gateway(
-    site: Site, spec: ModelDeploymentSpec, engine: ArtifactRef, env: Mapping[str, str]
+    behind: Sequence[Routed], spec: ModelDeploymentSpec, trial: str, env: Mapping[str, str]
 ) -> list[Object]:
-    """Return everything of the gateway, in the order in which it is needed."""
+    """Return everything of the gateway, in the order in which it is needed; it runs as the first version's plan says."""
+    site = behind[0].site
     name, tags = gateway_name(site.run.name), labels(site.run.name, "gateway")
     meta = metadata(site, name, "gateway", None)
-    config = canonical(wire(gateway_config(site, spec, engine))).decode()
+    config = canonical(wire(gateway_config(behind, spec, trial))).decode()
     notes = {pods.OWNER_ANNOTATION: site.run.name, **_scraped(GATEWAY_PORT)}
-    template = pods.template(_gateway_work(site, spec, name, env), tags, notes)
+    template = pods.template(_gateway_work(behind, spec, name, env), tags, notes)
     return [
         objects.config_map(meta, {GATEWAY_KEY: config}, immutable=False),
         *_identity(meta, name, site.run.namespace),
@@ -211,14 +231,17 @@ def gateway(
     ]
 
 
-def _gateway_work(site: Site, spec: ModelDeploymentSpec, name: str, env: Mapping[str, str]) -> pods.Work:
+def _gateway_work(
+    behind: Sequence[Routed], spec: ModelDeploymentSpec, name: str, env: Mapping[str, str]
+) -> pods.Work:
+    site, runs = behind[0].site, [each.site.run for each in behind]
     return pods.Work(
         image=site.images.serving,
         command=("python3", "-m", "anneal_serving", "gateway"),
         config_map=name,
         config_key=GATEWAY_KEY,
-        claims=uris.claims([site.run.store], []),
-        secrets=secrets(site.run.spec),
+        claims=uris.claims([run.store for run in runs], []),
+        secrets=list(dict.fromkeys(name for run in runs for name in secrets(run.spec))),
         mounted_secrets=_keys(spec),
         env={"OTEL_SERVICE_NAME": name, **env} if env else {},
         profile=site.plain,
@@ -241,13 +264,13 @@ def _keys(spec: ModelDeploymentSpec) -> dict[str, str]:
 
 
 def _identity(meta: Object, name: str, namespace: str) -> list[Object]:
-    """Return the gateway's account, which may watch EndpointSlices of its namespace and nothing else."""
+    """Return the gateway's account, which may watch its namespace's EndpointSlices and its own config, nothing else."""
     rbac = "rbac.authorization.k8s.io"
-    rule = {
-        "apiGroups": ["discovery.k8s.io"],
-        "resources": ["endpointslices"],
-        "verbs": ["get", "list", "watch"],
-    }
+    reads = ["get", "list", "watch"]
+    rules = [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": reads},
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": reads},
+    ]
     subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
     return [
         {
@@ -256,7 +279,7 @@ def _identity(meta: Object, name: str, namespace: str) -> list[Object]:
             "metadata": meta,
             "automountServiceAccountToken": False,
         },
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": [rule]},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": rules},
         {
             "apiVersion": f"{rbac}/v1",
             "kind": "RoleBinding",

@@ -11,17 +11,33 @@ from anneal_operator.modeldeployment.observe import Observed
 
 def finish(draft: Draft[ModelDeploymentStatus], observed: Observed, newest: str | None) -> None:
     """Set what is derived, when everything else is."""
-    serving = next(iter(versions.at(draft.status, "Serving")), None)
-    deployment = rollout.of_version(observed, serving.run) if serving else None
+    serving = rollout.serving(draft.status)
     draft.update(
-        replicas=int(deployment.get("status", {}).get("replicas", 0)) if deployment else 0,
-        ready_replicas=int(deployment.get("status", {}).get("readyReplicas", 0)) if deployment else 0,
+        replicas=_total(draft, observed, "replicas"),
+        ready_replicas=_total(draft, observed, "readyReplicas"),
         selector=f"{LABEL_DEPLOYMENT}={naming.label_value(draft.name)},{LABEL_STAGE}=serve",
         load=_load(observed),
         url=f"http://{draft.name}.{draft.namespace}.svc" if serving else "",
     )
     _ready(draft, observed, newest)
+    _rolled_out(draft)
     draft.update(phase=_phase(draft.status, newest))
+
+
+def _total(draft: Draft[ModelDeploymentStatus], observed: Observed, field: str) -> int:
+    """Return a sum over the replicas of all versions that have traffic."""
+    found = [rollout.of_version(observed, v.run) for v in draft.status.versions if v.traffic_percent]
+    return sum(int(deployment.get("status", {}).get(field, 0)) for deployment in found if deployment)
+
+
+def _rolled_out(draft: Draft[ModelDeploymentStatus]) -> None:
+    """Say how far the version that was adopted last has come, once there is one to take over from."""
+    newest = next(reversed(draft.status.versions), None)
+    if newest is None or newest.stage == "":
+        return
+    bad = newest.stage in (*versions.STICKY, "Refused")
+    text = newest.message or f"version {newest.run}"
+    draft.condition("RolledOut", newest.stage == "Serving", newest.stage, text, quiet=not bad, warning=bad)
 
 
 def _load(observed: Observed) -> str:

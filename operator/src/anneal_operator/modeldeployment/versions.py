@@ -8,9 +8,10 @@ from anneal_operator import naming, times
 from anneal_operator.draft import Draft
 from anneal_operator.modeldeployment.resources import build_part
 
-LIVE = ("Starting", "Serving", "Draining")
+LIVE = ("Starting", "Canary", "Serving", "Draining")
 """Stages in which a version has replicas."""
-STICKY = ("TimedOut",)
+STICKY = ("TimedOut", "RolledBack")
+"""Stages in which a version stays until it is changed."""
 MOST = 20
 
 
@@ -18,6 +19,15 @@ def identity(uid: str, spec: ModelDeploymentSpec, model: ArtifactRef) -> str:
     """Return the name of a version: what it is made of, and for whom."""
     # The digest is left out: by uri it is unknown at first, and an artifact's address names its content.
     return naming.short_hash(uid, model.uri, spec.model.version, build_part(spec))
+
+
+def _identity(draft: Draft[ModelDeploymentStatus], spec: ModelDeploymentSpec, model: ArtifactRef) -> str:
+    """Return a model's identity; a pin to what is known without one, and has that digest, is that very version."""
+    free = spec.model_copy(update={"model": spec.model.model_copy(update={"version": None})})
+    unpinned = find(draft.status, identity(draft.uid, free, model))
+    if spec.model.version and unpinned and unpinned.digest == spec.model.version:
+        return unpinned.run
+    return identity(draft.uid, spec, model)
 
 
 def find(status: ModelDeploymentStatus, run: str) -> ServedVersion | None:
@@ -34,7 +44,7 @@ def candidate(
     draft: Draft[ModelDeploymentStatus], spec: ModelDeploymentSpec, model: ArtifactRef
 ) -> ServedVersion:
     """Return the version to build or serve, entered as the newest if it is not that already."""
-    run = identity(draft.uid, spec, model)
+    run = _identity(draft, spec, model)
     known = find(draft.status, run)
     entry = known or ServedVersion(digest=model.digest, uri=model.uri, run=run)
     others = [v for v in draft.status.versions if v.run != run]

@@ -16,6 +16,7 @@ from starlette.routing import Route as Path_
 from anneal_api.runs import KEYS_FOLDER
 from anneal_serving.gateway import answers, cache, http, openapi, requests, tracing
 from anneal_serving.gateway.answers import Form, Usage
+from anneal_serving.gateway.balancer import Balancer
 from anneal_serving.gateway.cache import Cache
 from anneal_serving.gateway.errors import ApiError
 from anneal_serving.gateway.generation import Generator, Piece
@@ -23,7 +24,7 @@ from anneal_serving.gateway.http import ClientGone, Events, attended
 from anneal_serving.gateway.keys import Keys
 from anneal_serving.gateway.replicas import Replicas, Source
 from anneal_serving.gateway.requests import Ask
-from anneal_serving.gateway.routes import Route, Router
+from anneal_serving.gateway.routes import Router, Routes
 from anneal_serving.gateway.telemetry import Record, Telemetry, log_to_stderr
 
 PORT = 8080
@@ -70,8 +71,11 @@ class Gateway:
         self._keys = keys
         self._cache = Cache()
         self._created = int(time.time())
-        self._generator = Generator(self._route, source or Replicas(self._addresses))
         self.telemetry = Telemetry(self._waiting, self._replicas)
+        router.changed = self.telemetry.routed
+        self._generator = Generator(
+            self._routes, source or Replicas(self._addresses), self.telemetry.attempted
+        )
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -104,29 +108,32 @@ class Gateway:
             await follower
         await self._router.close()
 
-    def _route(self) -> Route:
+    def _routes(self) -> Routes:
         if self._router.current is None:
             text = "the gateway has no route yet; try again in a moment"
             raise ApiError(503, text, code="not_ready", retry_after=1)
         return self._router.current
 
     def _waiting(self) -> float:
-        return self._router.current.balancer.waiting if self._router.current else 0
+        return sum(balancer.waiting for balancer in self._balancers())
 
     def _replicas(self) -> float:
         return len(self._addresses())
 
     def _addresses(self) -> list[str]:
-        return self._router.current.balancer.addresses if self._router.current else []
+        return [address for balancer in self._balancers() for address in balancer.addresses]
+
+    def _balancers(self) -> list[Balancer]:
+        return [route.balancer for route in self._router.current.routes] if self._router.current else []
 
     async def _models(self, request: Request) -> Response:
         self._client(request)
-        return JSONResponse(answers.models(self._route().config.model, self._created))
+        return JSONResponse(answers.models(self._routes().config.model, self._created))
 
     async def _model(self, request: Request) -> Response:
         self._client(request)
         self._check_model(request.path_params["name"])
-        return JSONResponse(answers.model(self._route().config.model, self._created))
+        return JSONResponse(answers.model(self._routes().config.model, self._created))
 
     async def _openapi(self, request: Request) -> Response:
         return JSONResponse(openapi.DOCUMENT)
@@ -135,7 +142,7 @@ class Gateway:
         return PlainTextResponse("ok")
 
     async def _ready(self, request: Request) -> Response:
-        self._route()
+        self._routes()
         return PlainTextResponse("ok")
 
     async def _metrics(self, request: Request) -> Response:
@@ -173,7 +180,7 @@ class Gateway:
         ask = parse(await http.body_of(request))
         record.stream = ask.stream
         self._check_model(ask.model)
-        if self._route().config.api_keys:
+        if self._routes().config.api_keys:
             record.leave = self._keys.admit(record.client)
         form = Form(
             record.identity, int(time.time()), ask.model, chat=ask.chat is not None, logprobs=ask.logprobs
@@ -191,10 +198,11 @@ class Gateway:
 
     def _pieces(self, ask: Ask, record: Record) -> AsyncGenerator[Piece, None]:
         made = self._generator.pieces(ask, record)
-        config = self._route().config
+        config = self._routes().config
         if not (config.cache and ask.deterministic):
             return made
-        return self._cache.pieces(cache.key_of(ask, record.client, config.engine.digest), made, record)
+        engines = sorted(version.engine.digest for version in config.versions)
+        return self._cache.pieces(cache.key_of(ask, record.client, engines), made, record)
 
     async def _events(
         self, first: Piece, pieces: AsyncGenerator[Piece, None], form: Form, ask: Ask, record: Record
@@ -228,12 +236,12 @@ class Gateway:
 
     def _client(self, request: Request) -> str:
         """Return who asks; nobody in particular where no keys are asked for."""
-        if not self._route().config.api_keys:
+        if not self._routes().config.api_keys:
             return ""
         return self._keys.check(request.headers.get("authorization", ""))
 
     def _check_model(self, name: str) -> None:
-        served = self._route().config.model
+        served = self._routes().config.model
         if name != served:
             text = f"model: {name!r} is not served here; use {served!r}"
             raise ApiError(404, text, param="model", code="model_not_found")

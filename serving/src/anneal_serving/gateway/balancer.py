@@ -28,7 +28,7 @@ _SMOOTHING = 0.2
 
 
 class Moved(Exception):
-    """The routes have changed while the request waited; it starts over on the new ones."""
+    """The routes have changed while the request waited, or its version has no replica left; it starts over."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Balancer:
 
     def __init__(self, slots: int, max_queue: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
         self._waiting: deque[Waiter] = deque()
@@ -157,15 +157,19 @@ class Balancer:
             raise Moved
         if not self._waiting and (replica := self._pick(prefix)):
             return self._lease(replica, tokens, prefix)
-        if len(self._waiting) >= self._max_queue:
+        if len(self._waiting) >= self.max_queue:
             raise self._full()
         entry = Waiter(tokens, prefix, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         return await self._wait(entry, timeout)
 
     def close(self) -> None:
-        """Send everyone who waits to the new routes."""
+        """Send everyone who waits, and who still comes, to the new routes."""
         self._closed = True
+        self.move()
+
+    def move(self) -> None:
+        """Send everyone who waits to choose a version anew."""
         for waiter in self._waiting:
             if not waiter.future.done():
                 waiter.future.set_exception(Moved())

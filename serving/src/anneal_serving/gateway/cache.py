@@ -33,11 +33,11 @@ class Answer:
         return sum(4 * len(p.text) + _OVERHEAD + 128 * len(p.tokens) for p in self.pieces)
 
 
-def key_of(ask: Ask, client: str, engine: str) -> bytes:
+def key_of(ask: Ask, client: str, engines: list[str]) -> bytes:
     """Return the digest of everything that an answer follows from; streaming changes nothing about it."""
     irrelevant = {"stream", "usage"} | ({"seed"} if ask.greedy else set())
     fields = {name: value for name, value in asdict(ask).items() if name not in irrelevant}
-    return hashlib.sha256(json.dumps([client, engine, fields], sort_keys=True).encode()).digest()
+    return hashlib.sha256(json.dumps([client, engines, fields], sort_keys=True).encode()).digest()
 
 
 class Cache:

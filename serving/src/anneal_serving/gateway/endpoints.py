@@ -1,4 +1,5 @@
-"""Which replicas are ready: a list and watch of a Service's EndpointSlices with the pod's own account.
+"""What the API server tells: which replicas of a Service are ready, and the gateway's own config. A list and a watch
+of EndpointSlices, and of one ConfigMap, with the pod's own account.
 
 A small client in place of the kubernetes package: two requests, and the gateway's start stays under a second.
 """
@@ -13,12 +14,14 @@ from typing import Any
 
 import httpx
 
+from anneal_api.runs import GATEWAY_KEY
+
 GRPC_PORT = 8001
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _WATCH_SECONDS = 300
 _RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
 
-Slices = dict[str, dict[str, Any]]
+Objects = dict[str, dict[str, Any]]
 _log = logging.getLogger("anneal.gateway")
 
 
@@ -37,8 +40,8 @@ def addresses(slices: Iterable[dict[str, Any]]) -> set[str]:
     }
 
 
-def apply(slices: Slices, event: dict[str, Any]) -> Slices:
-    """Return `slices` after a watch event.
+def apply(objects: Objects, event: dict[str, Any]) -> Objects:
+    """Return `objects` by name after a watch event.
 
     Raises:
         Expired: the API server no longer has what the watch began with.
@@ -47,9 +50,9 @@ def apply(slices: Slices, event: dict[str, Any]) -> Slices:
     if kind == "ERROR":
         raise Expired(found.get("message", ""))
     if kind == "BOOKMARK":
-        return slices
+        return objects
     name = found["metadata"]["name"]
-    others = {key: value for key, value in slices.items() if key != name}
+    others = {key: value for key, value in objects.items() if key != name}
     return others if kind == "DELETED" else {**others, name: found}
 
 
@@ -93,35 +96,55 @@ class TokenAuth(httpx.Auth):
 async def watch(
     client: httpx.AsyncClient, namespace: str, service: str, update: Callable[[set[str]], None]
 ) -> None:
-    """Call `update` with the ready replicas of `service` whenever they change, for ever.
+    """Call `update` with the ready replicas of `service` whenever they change, for ever."""
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+    chosen = {"labelSelector": f"kubernetes.io/service-name={service}"}
+    await _watch(client, path, chosen, lambda slices: update(addresses(slices.values())))
 
-    While the API server is away nothing is called, so the last known routes stay.
+
+async def watch_config(
+    client: httpx.AsyncClient, namespace: str, name: str, update: Callable[[str], None]
+) -> None:
+    """Call `update` with the gateway's config in the ConfigMap `name` whenever it changes, for ever."""
+
+    def told(found: Objects) -> None:
+        if name in found:
+            update(found[name]["data"][GATEWAY_KEY])
+
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    await _watch(client, path, {"fieldSelector": f"metadata.name={name}"}, told)
+
+
+async def _watch(
+    client: httpx.AsyncClient, path: str, chosen: dict[str, str], told: Callable[[Objects], None]
+) -> None:
+    """Tell the chosen objects by name, for ever.
+
+    While the API server is away nothing is told, so what was known last stays.
     """
     failures = 0
     while True:
         try:
-            async for slices in follow(client, namespace, service):
+            async for found in _follow(client, path, chosen):
                 failures = 0
-                update(addresses(slices.values()))
+                told(found)
         except (httpx.HTTPError, Expired, ValueError, KeyError, OSError) as error:
             failures += 1
-            _log.warning("watch of endpoints ended", extra={"error": repr(error), "failures": failures})
+            _log.warning("watch ended", extra={"path": path, "error": repr(error), "failures": failures})
         # Also after a watch that ended well: a server that ends each at once is not asked without pause.
         await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
 
 
-async def follow(client: httpx.AsyncClient, namespace: str, service: str) -> AsyncIterator[Slices]:
-    """Yield a Service's EndpointSlices once listed and after every event, until the server ends the watch."""
-    path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-    chosen = {"labelSelector": f"kubernetes.io/service-name={service}"}
+async def _follow(client: httpx.AsyncClient, path: str, chosen: dict[str, str]) -> AsyncIterator[Objects]:
+    """Yield the chosen objects once listed and after every event, until the server ends the watch."""
     listed = (await client.get(path, params=chosen)).raise_for_status().json()
-    slices: Slices = {item["metadata"]["name"]: item for item in listed.get("items") or []}
-    yield slices
+    found: Objects = {item["metadata"]["name"]: item for item in listed.get("items") or []}
+    yield found
     version = listed["metadata"]["resourceVersion"]
     options = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(_WATCH_SECONDS)}
     async with client.stream("GET", path, params=chosen | options) as response:
         if response.is_error:
             raise Expired(f"HTTP {response.status_code}")
         async for line in response.aiter_lines():
-            slices = apply(slices, json.loads(line))
-            yield slices
+            found = apply(found, json.loads(line))
+            yield found

@@ -1,9 +1,10 @@
 """A request's way: encode, wait for a replica, stream its tokens; move to another while none has come."""
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from anneal_runtime import sentinels
@@ -12,8 +13,8 @@ from anneal_serving.gateway.balancer import Lease, Moved, prefix_of
 from anneal_serving.gateway.errors import ApiError
 from anneal_serving.gateway.replicas import Failed, InvalidGuide, Job, Source, Step, Unavailable
 from anneal_serving.gateway.requests import Ask
-from anneal_serving.gateway.routes import Route
-from anneal_serving.gateway.telemetry import Record
+from anneal_serving.gateway.routes import Route, Routes
+from anneal_serving.gateway.telemetry import Attempt, Record
 from anneal_serving.gateway.text import Transcript
 
 
@@ -36,12 +37,12 @@ def encode(ask: Ask, route: Route) -> Encoded:
     Raises:
         ApiError: 400 when it does not fit, the template refuses the roles, or the engine cannot do it.
     """
-    supported(ask, route.config.runtime)
+    supported(ask, route.version.runtime)
     try:
         ids, stops = _ids(ask, route)
     except Refused as error:
         raise ApiError(400, f"{ask.param}: {error.message}", param=ask.param) from error
-    room = within(ask, ids, route.config.max_input_length, route.config.max_sequence_length)
+    room = within(ask, ids, route.version.max_input_length, route.version.max_sequence_length)
     return Encoded(ids, room, stops)
 
 
@@ -119,13 +120,23 @@ class Generator:
     """Answers requests.
 
     Args:
-        route: returns the current route.
+        routes: returns the current routes.
         replicas: connections.
+        count: told what became of a version's work on a request, and whether it failed.
+        draw: returns a random number, at least 0 and below 1.
     """
 
-    def __init__(self, route: Callable[[], Route], replicas: Source) -> None:
-        self._route = route
+    def __init__(
+        self,
+        routes: Callable[[], Routes],
+        replicas: Source,
+        count: Callable[[Attempt, bool], None] = lambda attempt, failed: None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._routes = routes
         self._replicas = replicas
+        self._count = count
+        self._draw = draw
 
     async def pieces(self, ask: Ask, record: Record) -> AsyncGenerator[Piece, None]:
         """Yield the answer; closing the generator frees the slot and cancels the request on its replica.
@@ -133,12 +144,16 @@ class Generator:
         Raises:
             ApiError: the request is wrong, shed, too late, or its replica failed after the first token.
         """
-        deadline = record.began + self._route().config.request_timeout_seconds
+        deadline = record.began + self._routes().config.request_timeout_seconds
+        failed: Route | None = None
         while True:
+            routes = self._routes()
+            route = routes.pick(self._draw(), failed)
             try:
-                async with aclosing(self._attempt(ask, record, deadline)) as attempt:
-                    async for piece in attempt:
-                        yield piece
+                with self._counted(Attempt(route.version.name, routes.config.trial)) as attempt:
+                    async with aclosing(self._answer(ask, route, attempt, record, deadline)) as answer:
+                        async for piece in answer:
+                            yield piece
                 return
             except Moved:
                 continue
@@ -146,6 +161,7 @@ class Generator:
                 if record.first_token is not None:
                     raise ApiError(502, f"the replica was lost while answering: {error}") from error
                 record.retries += 1
+                failed = route
             except TimeoutError as error:
                 raise ApiError(504, "the answer took longer than requestTimeoutSeconds") from error
             except InvalidGuide as error:
@@ -154,16 +170,31 @@ class Generator:
             except Failed as error:
                 raise ApiError(500, f"the engine refused the request: {error}") from error
 
-    async def _attempt(self, ask: Ask, record: Record, deadline: float) -> AsyncGenerator[Piece, None]:
-        route = self._route()
+    @contextmanager
+    def _counted(self, attempt: Attempt) -> Iterator[Attempt]:
+        """Count what becomes of an attempt; a client's own fault, or its leaving, says nothing about the version."""
+        try:
+            yield attempt
+        except (Unavailable, TimeoutError, Failed, ApiError) as error:
+            own = isinstance(error, InvalidGuide) or (isinstance(error, ApiError) and error.status < 500)
+            if not own:
+                self._count(attempt, True)
+            raise
+        attempt.ended = time.monotonic()
+        self._count(attempt, False)
+
+    async def _answer(
+        self, ask: Ask, route: Route, attempt: Attempt, record: Record, deadline: float
+    ) -> AsyncGenerator[Piece, None]:
         encoded = await asyncio.to_thread(encode, ask, route)
         record.prompt_tokens = len(encoded.ids)
         size = len(encoded.ids) + encoded.max_tokens
         lease = await route.balancer.acquire(size, _left(deadline), prefix_of(encoded.ids))
-        record.queued = time.monotonic() - record.began
-        record.replica = lease.address
+        attempt.began = time.monotonic()
+        record.queued = attempt.began - record.began
+        record.version, record.replica = attempt.version, lease.address
         failed = False
-        stream = self._tokens(ask, encoded, route, lease, record, deadline)
+        stream = self._tokens(ask, encoded, route, lease, attempt, record, deadline)
         try:
             async for piece in stream:
                 yield piece
@@ -175,7 +206,14 @@ class Generator:
             lease.release(failed=failed)
 
     async def _tokens(
-        self, ask: Ask, encoded: Encoded, route: Route, lease: Lease, record: Record, deadline: float
+        self,
+        ask: Ask,
+        encoded: Encoded,
+        route: Route,
+        lease: Lease,
+        attempt: Attempt,
+        record: Record,
+        deadline: float,
     ) -> AsyncGenerator[Piece, None]:
         encoder = route.encoder
         transcript = Transcript(encoder.decode, encoded.stop_ids, ask.stops, encoded.max_tokens)
@@ -185,11 +223,12 @@ class Generator:
         try:
             async for step in source:
                 if step.ids and record.first_token is None:
-                    record.first_token = time.monotonic() - record.began
+                    attempt.first = time.monotonic()
+                    record.first_token = attempt.first - record.began
                 lease.progress(len(step.ids))
                 text = transcript.push(step.ids)
                 chosen += _chosen(route, step, transcript.tokens - record.completion_tokens, encoded)
-                record.completion_tokens = transcript.tokens
+                attempt.tokens = record.completion_tokens = transcript.tokens
                 if transcript.finish:
                     break
                 if text:

@@ -1,16 +1,17 @@
-"""What the gateway routes to: the config file, the engine's tokenizer, the replicas. Replaced as a whole.
+"""What the gateway routes to: the config, and for each version its engine's tokenizer and its replicas.
 
-The operator changes the file when a version takes over. The new route is made ready beside the old
-one and then swapped in; what runs on the old one ends there, what waits moves over.
+The operator changes the config with every step of a rollout. A new version's route is made ready beside the
+others before any request may take it; a route that stays keeps its queue and all it knows. What runs on a
+route that goes ends there, what waits moves over.
 """
 
 import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import httpx
 
 from anneal_api.artifacts import Manifest
 from anneal_api.base import ArtifactRef
-from anneal_api.runs import GatewayConfig
+from anneal_api.runs import GatewayConfig, GatewayVersion
 from anneal_runtime import artifacts, storage
 from anneal_runtime.chat import CHAT_FILE, ChatEncoder
 from anneal_runtime.errors import Refused, StageError
@@ -39,7 +40,7 @@ _log = logging.getLogger("anneal.gateway")
 class Route:
     """One version of the model behind the endpoint."""
 
-    config: GatewayConfig
+    version: GatewayVersion
     encoder: ChatEncoder
     balancer: Balancer
 
@@ -47,6 +48,42 @@ class Route:
     def vocabulary(self) -> list[bytes]:
         """What every token writes by itself."""
         return token_bytes(self.encoder.tokenizer)
+
+
+@dataclass(frozen=True)
+class Routes:
+    """All versions of a config."""
+
+    config: GatewayConfig
+    routes: Sequence[Route]
+
+    def pick(self, draw: float, failed: Route | None = None) -> Route:
+        """Return a version by its weight, one that has replicas if any has.
+
+        Args:
+            draw: a random number, at least 0 and below 1.
+            failed: the version that a request has just failed on; another one is preferred.
+        """
+        able = [route for route in self.routes if route.balancer.addresses] or list(self.routes)
+        others = [route for route in able if route is not failed] or able
+        return _weighted(others, draw)
+
+    def settle(self) -> None:
+        """Send those who wait for a version without replicas to one that has some."""
+        if any(route.balancer.addresses for route in self.routes):
+            for route in self.routes:
+                if not route.balancer.addresses:
+                    route.balancer.move()
+
+
+def _weighted(routes: Sequence[Route], draw: float) -> Route:
+    """Return the route in whose part of the line from 0 to the sum of all weights a draw falls."""
+    left = draw * sum(route.version.weight for route in routes)
+    for route in routes:
+        left -= route.version.weight
+        if left < 0:
+            return route
+    return routes[0]
 
 
 def load_encoder(engine: ArtifactRef, cache: Path) -> ChatEncoder:
@@ -77,7 +114,7 @@ def _copy(uri: str, manifest: Manifest, name: str, folder: Path) -> None:
 
 
 class Router:
-    """Keeps the current route.
+    """Keeps the current routes.
 
     Args:
         path: the config file; re-read when it changes.
@@ -94,12 +131,16 @@ class Router:
         self._path = path
         self._cache = cache
         self._client = client
+        self._told: bytes | None = None
         self._text = b""
-        self._follower: asyncio.Task[None] | None = None
-        self.current: Route | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._followers: dict[Balancer, asyncio.Task[None]] = {}
+        self.current: Routes | None = None
+        self.changed: Callable[[GatewayConfig], None] = lambda config: None
+        """Told of every config that is routed by."""
 
     async def run(self) -> None:
-        """Follow the config file for ever; while it cannot be used, the route before it stays."""
+        """Follow the config for ever; while it cannot be used, the routes before it stay."""
         complaint = ""
         while True:
             try:
@@ -114,45 +155,74 @@ class Router:
             await asyncio.sleep(POLL_SECONDS)
 
     async def refresh(self) -> None:
-        """Read the config file and, when it has changed, swap in a new route."""
-        text = self._path.read_bytes()
+        """Read the config and, when it has changed, swap in the new routes."""
+        # What the API server told is never older than what the kubelet has mounted.
+        text = self._path.read_bytes() if self._told is None else self._told
         if text == self._text:
             return
         config = GatewayConfig.model_validate_json(text)
-        encoder = await asyncio.to_thread(load_encoder, config.engine, self._cache)
-        await self._swap(Route(config, encoder, Balancer(config.max_batch_size, config.max_queue)))
+        await self._swap(Routes(config, [await self._route(config, version) for version in config.versions]))
         self._text = text
+        if self._watch is None and config.config_map:
+            self._watch = asyncio.create_task(self._watch_config(config))
 
     async def close(self) -> None:
-        """End the watch."""
-        if self._follower is not None:
-            self._follower.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._follower
+        """End all watches."""
+        await _end([*self._followers.values(), *([self._watch] if self._watch else [])])
 
-    async def _swap(self, route: Route) -> None:
+    async def _route(self, config: GatewayConfig, version: GatewayVersion) -> Route:
+        """Return a version's route: the one there is, if nothing but its weight has changed."""
+        for known in self.current.routes if self.current else ():
+            if known.version.model_copy(update={"weight": version.weight}) == version:
+                known.balancer.max_queue = config.max_queue
+                return replace(known, version=version)
+        encoder = await asyncio.to_thread(load_encoder, version.engine, self._cache)
+        return Route(version, encoder, Balancer(version.max_batch_size, config.max_queue))
+
+    async def _swap(self, routes: Routes) -> None:
+        new = [route for route in routes.routes if route.balancer not in self._followers]
+        await asyncio.gather(*(self._begin(routes.config.namespace, route) for route in new))
+        self.current = routes
+        gone = set(self._followers).difference(route.balancer for route in routes.routes)
+        await _end([self._followers.pop(balancer) for balancer in gone])
+        for balancer in gone:
+            balancer.close()
+        routes.settle()
+        self.changed(routes.config)
+        shares = {route.version.service: route.version.weight for route in routes.routes}
+        _log.info("route", extra={"shares": shares, "trial": routes.config.trial})
+
+    async def _begin(self, namespace: str, route: Route) -> None:
+        """Begin to follow a version's replicas, and wait until they are known."""
         listed = asyncio.Event()
-        follower = asyncio.create_task(self._follow(route, listed))
+        self._followers[route.balancer] = asyncio.create_task(self._follow(namespace, route, listed))
         with suppress(TimeoutError):
             await asyncio.wait_for(listed.wait(), LIST_SECONDS)
-        old, self.current = self.current, route
-        await self.close()
-        self._follower = follower
-        if old is not None:
-            old.balancer.close()
-        fields = {"service": route.config.service, "engine": route.config.engine.digest}
-        _log.info("route", extra=fields)
 
-    async def _follow(self, route: Route, listed: asyncio.Event) -> None:
+    async def _follow(self, namespace: str, route: Route, listed: asyncio.Event) -> None:
         def update(found: set[str]) -> None:
             route.balancer.update(found)
             listed.set()
+            if self.current:
+                self.current.settle()
 
         if fixed := os.environ.get(ENV_REPLICAS):
             update({address.strip() for address in fixed.split(",")})
             return
-        config = route.config
         async with self._client() as client, httpx.AsyncClient(timeout=1) as metrics:
             async with asyncio.TaskGroup() as group:
-                group.create_task(endpoints.watch(client, config.namespace, config.service, update))
+                group.create_task(endpoints.watch(client, namespace, route.version.service, update))
                 group.create_task(load.follow(metrics, route.balancer))
+
+    async def _watch_config(self, config: GatewayConfig) -> None:
+        def update(text: str) -> None:
+            self._told = text.encode()
+
+        async with self._client() as client:
+            await endpoints.watch_config(client, config.namespace, config.config_map, update)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ from typing import Any
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from anneal_api.runs import GatewayConfig
 from anneal_serving.gateway.keys import Pass
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
@@ -53,6 +54,7 @@ class Record:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     retries: int = 0
+    version: str = ""
     replica: str = ""
     finish: str = ""
     error: str = ""
@@ -77,6 +79,7 @@ class Record:
             "completionTokens": self.completion_tokens,
             "retries": self.retries,
             "cached": self.cached,
+            "version": self.version,
             "replica": self.replica,
             "finishReason": self.finish,
             "error": self.error,
@@ -84,6 +87,24 @@ class Record:
             "firstTokenSeconds": _rounded(self.first_token),
             "seconds": _rounded(now - self.began),
         }
+
+
+@dataclass
+class Attempt:
+    """A version's work on a request: a request that is moved before its first token makes more than one.
+
+    Times are of the monotonic clock.
+    """
+
+    version: str
+    trial: str
+    """The step of a rollout it began in."""
+    began: float = 0.0
+    """When a replica took it."""
+    first: float = 0.0
+    """When its first token came."""
+    ended: float = 0.0
+    tokens: int = 0
 
 
 def _rounded(value: float | None) -> float | None:
@@ -108,8 +129,47 @@ class Telemetry:
         self._tokens = Counter("anneal_gateway_tokens", "Tokens.", ["kind"], registry=self.registry)
         self._retries = Counter("anneal_gateway_retries", "Moves to another replica.", registry=self.registry)
         self._cached = Counter("anneal_gateway_cached", "Answers from memory.", registry=self.registry)
+        self._current: str | None = None
+        self._answers = self._by_version("requests", "Requests of a version, answered or failed.", "outcome")
+        self._first_seconds = self._by_version(
+            "first_token_seconds", "From a replica to the first token, summed."
+        )
+        self._decode_seconds = self._by_version("decode_seconds", "From the first token to the last, summed.")
+        self._decode_tokens = self._by_version("decode_tokens", "Tokens after the first.")
+        self._trial = Gauge(
+            "anneal_gateway_trial_seconds", "Age of a rollout's step here.", ["trial"], registry=self.registry
+        )
         self._seconds = self._histogram("anneal_gateway_request_seconds", "Duration of requests.")
         self._first = self._histogram("anneal_gateway_first_token_seconds", "Time to the first token.")
+
+    def routed(self, config: GatewayConfig) -> None:
+        """Begin to count anew when a step of a rollout begins; zeros tell that it has."""
+        if config.trial == self._current:
+            return
+        self._current, began = config.trial, time.monotonic()
+        for metric in (
+            self._answers,
+            self._first_seconds,
+            self._decode_seconds,
+            self._decode_tokens,
+            self._trial,
+        ):
+            metric.clear()
+        self._trial.labels(config.trial).set_function(lambda: time.monotonic() - began)
+        for version in config.versions:
+            for outcome in ("ok", "failed"):
+                self._answers.labels(version.name, config.trial, outcome)
+
+    def attempted(self, attempt: Attempt, failed: bool) -> None:
+        """Count what a version has done, if the step it began in is not over."""
+        if attempt.trial != self._current:
+            return
+        labels = attempt.version, attempt.trial
+        self._answers.labels(*labels, "failed" if failed else "ok").inc()
+        if not failed:
+            self._first_seconds.labels(*labels).inc(attempt.first - attempt.began)
+            self._decode_seconds.labels(*labels).inc(attempt.ended - attempt.first)
+            self._decode_tokens.labels(*labels).inc(max(0, attempt.tokens - 1))
 
     def ended(self, record: Record) -> None:
         """Count and log a request that has ended."""
@@ -130,6 +190,9 @@ class Telemetry:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry)
+
+    def _by_version(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"anneal_version_{name}", text, ["version", "trial", *labels], registry=self.registry)
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, registry=self.registry, buckets=_SECONDS)

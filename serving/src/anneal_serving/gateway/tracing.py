@@ -46,6 +46,7 @@ def end(record: Record) -> None:
     span.set_attributes(
         {
             "anneal.request_id": record.identity,
+            "anneal.version": record.version,
             "anneal.replica": record.replica,
             "anneal.retries": record.retries,
             "anneal.cached": record.cached,

@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import pytest
-from tests.gateway_front import ADDRESSES, Front, Script
+from tests.gateway_front import ADDRESSES, Front, Script, version_of
 from tests.tiny_model import write_tiny_model
 
-from anneal_api.base import ArtifactRef
 from anneal_api.runs import GatewayConfig
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving.gateway.app import Gateway
 from anneal_serving.gateway.balancer import Balancer
 from anneal_serving.gateway.keys import Keys
 from anneal_serving.gateway.replicas import Step
-from anneal_serving.gateway.routes import Route, Router
+from anneal_serving.gateway.routes import Route, Router, Routes
 
 
 @pytest.fixture(scope="session")
@@ -30,18 +29,14 @@ def front(encoder: ChatEncoder, tmp_path: Path) -> Front:
     config = GatewayConfig(
         model="tiny",
         namespace="team",
-        service="replicas",
-        engine=ArtifactRef(uri="file:///nowhere", digest="sha256:0"),
-        max_batch_size=4,
-        max_input_length=200,
-        max_sequence_length=256,
+        versions=[version_of()],
         max_queue=8,
         request_timeout_seconds=60,
     )
-    balancer = Balancer(config.max_batch_size, config.max_queue)
+    balancer = Balancer(4, config.max_queue)
     balancer.update(ADDRESSES)
     router = Router(tmp_path / "gateway.json", tmp_path)
-    router.current = Route(config, encoder, balancer)
+    router.current = Routes(config, [Route(config.versions[0], encoder, balancer)])
     keys = tmp_path / "keys"
     keys.mkdir()
     return Front(script, router, keys, encoder, Gateway(router, Keys(keys), script).app())

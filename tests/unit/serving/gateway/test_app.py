@@ -3,18 +3,21 @@
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.gateway_front import Echo, Front
+from prometheus_client.parser import text_string_to_metric_families
+from tests.gateway_front import Echo, Front, version_of
 
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving.gateway.app import Gateway
+from anneal_serving.gateway.balancer import Balancer
 from anneal_serving.gateway.keys import Keys
 from anneal_serving.gateway.replicas import Failed, InvalidGuide, Step, Unavailable
-from anneal_serving.gateway.routes import Route
+from anneal_serving.gateway.routes import Routes
 
 
 def text_of(response: httpx.Response) -> str:
@@ -172,8 +175,7 @@ async def test_what_the_engine_lacks_is_refused(
 
 async def test_a_suffix_becomes_the_familys_prompt(front: Front) -> None:
     wider = front.encoder.with_tokens(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"])
-    assert front.router.current is not None
-    front.router.current = Route(front.router.current.config, wider, front.router.current.balancer)
+    front.route(version_of(), wider)
     assert text_of(await front.post("completions", prompt="a = <|im_end|>", suffix="\nb")) == "def f"
     job = front.script.jobs[0]
     shown = wider.tokenizer.decode(job.ids, skip_special_tokens=False)
@@ -211,7 +213,7 @@ async def test_a_format_the_engine_cannot_compile_is_400(front: Front) -> None:
 
 
 async def test_formats_and_logprobs_need_the_cpu_runtime(front: Front) -> None:
-    front.configure(runtime="tensorrt-llm-engine")
+    front.route(version_of(runtime="tensorrt-llm-engine"))
     refused = await front.chat(response_format={"type": "json_object"})
     assert "engine.runtime tensorrt-llm-engine" in error_of(refused)["message"]
     assert (await front.chat(logprobs=True)).status_code == 400
@@ -239,7 +241,7 @@ async def test_nobody_gets_anothers_text(front: Front, tmp_path: Path) -> None:
     await asyncio.gather(*(ask(number) for number in range(16)))
     await asyncio.gather(*(ask(number) for number in range(16, 32)))
     assert front.router.current is not None
-    assert front.router.current.balancer.waiting == 0
+    assert front.router.current.routes[0].balancer.waiting == 0
 
 
 async def test_an_id_that_would_break_a_log_is_replaced(front: Front) -> None:
@@ -256,3 +258,32 @@ async def test_a_half_character_is_one_token_of_bytes(front: Front, encoder: Cha
     assert text_of(answer) == "é"
     tokens = answer.json()["choices"][0]["logprobs"]["content"]
     assert bytes(byte for token in tokens for byte in token["bytes"]) == "é".encode()
+
+
+async def test_what_each_version_does_is_counted_for_the_step_of_a_rollout(front: Front) -> None:
+    """Failures of a replica count though the client gets its answer; what a client does wrong does not."""
+    assert front.router.current is not None
+    route = front.router.current.routes[0]
+    canary = replace(route, version=version_of("b", 0), balancer=Balancer(4, 8))
+    canary.balancer.update({"10.0.0.9:8001"})
+    config = front.router.current.config.model_copy(
+        update={"trial": "t", "versions": [route.version, canary.version]}
+    )
+    front.router.current = Routes(config, [route, canary])
+    front.router.changed(config)
+    front.script.raises = [Unavailable("gone")]
+    assert text_of(await front.chat()) == "def f"
+    assert (await front.chat(text="x" * 2000)).status_code == 400
+    front.script.raises = [InvalidGuide("no")]
+    assert (await front.chat()).status_code == 400
+    assert await counts(front) == {("a", "failed"): 1, ("a", "ok"): 0, ("b", "failed"): 0, ("b", "ok"): 1}
+    front.router.changed(config.model_copy(update={"trial": "next"}))
+    assert set((await counts(front)).values()) == {0}
+
+
+async def counts(front: Front) -> dict[tuple[str, str], float]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(front.app), base_url="http://g") as client:
+        text = (await client.get("/metrics")).text
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    found = [s for s in samples if s.name == "anneal_version_requests_total"]
+    return {(s.labels["version"], s.labels["outcome"]): s.value for s in found}

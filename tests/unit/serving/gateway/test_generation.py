@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.gateway_front import version_of
 from tests.tiny_model import write_tiny_model
 
-from anneal_api.base import ArtifactRef
-from anneal_api.runs import GatewayConfig
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving.gateway import requests
 from anneal_serving.gateway.balancer import Balancer
@@ -28,18 +27,7 @@ TURNS = [
 @pytest.fixture(scope="module")
 def route(tmp_path_factory: pytest.TempPathFactory) -> Route:
     folder = write_tiny_model(tmp_path_factory.mktemp("model"))
-    config = GatewayConfig(
-        model="m",
-        namespace="team",
-        service="replicas",
-        engine=ArtifactRef(uri="file:///nowhere", digest="sha256:0"),
-        max_batch_size=4,
-        max_input_length=200,
-        max_sequence_length=256,
-        max_queue=8,
-        request_timeout_seconds=60,
-    )
-    return Route(config, ChatEncoder.from_pretrained_folder(folder), Balancer(4, 8))
+    return Route(version_of(), ChatEncoder.from_pretrained_folder(folder), Balancer(4, 8))
 
 
 def ask(**fields: Any) -> requests.Ask:

@@ -21,7 +21,7 @@ import pytest
 
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.base import wire
-from anneal_api.runs import DeploymentRun, GatewayConfig
+from anneal_api.runs import DeploymentRun, GatewayConfig, GatewayVersion
 from anneal_runtime import artifacts
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving import engine, inspect_stage, quantize
@@ -59,9 +59,9 @@ class Served:
 
     def reconfigure(self, **fields: Any) -> None:
         before = GatewayConfig.model_validate_json(self.config.read_bytes())
-        routed = self.log.read_text().count('"route", "service"')
+        routed = self.log.read_text().count('"route", "shares"')
         self.config.write_text(json.dumps(wire(before.model_copy(update=fields))))
-        until(lambda: self.log.read_text().count('"route", "service"') > routed)
+        until(lambda: self.log.read_text().count('"route", "shares"') > routed)
 
 
 def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -117,14 +117,19 @@ def built(world: Any) -> DeploymentRun:
 
 def gateway_config(run: DeploymentRun) -> GatewayConfig:
     uri = artifacts.uri_of(run.store, run.namespace, STAGE_KINDS["engine"], run.inspection.keys.engine)
-    return GatewayConfig(
-        model="tiny",
-        namespace=run.namespace,
+    version = GatewayVersion(
+        name="a",
+        weight=100,
         service="replicas",
         engine=artifacts.reference(uri),
         max_batch_size=SLOTS,
         max_input_length=256,
         max_sequence_length=512,
+    )
+    return GatewayConfig(
+        model="tiny",
+        namespace=run.namespace,
+        versions=[version],
         max_queue=8,
         request_timeout_seconds=30,
     )
@@ -150,7 +155,7 @@ def served(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "ANNEAL_REPLICAS": f"127.0.0.1:{nowhere},127.0.0.1:{grpc}",
     }
     ready, url = f"http://127.0.0.1:{http}/v2/health/ready", f"http://127.0.0.1:{port}"
-    encoder = ChatEncoder.load(Path(config.engine.uri.removeprefix("file://")))
+    encoder = ChatEncoder.load(Path(config.versions[0].engine.uri.removeprefix("file://")))
     log = work / "gateway.log"
     with (
         stage("serve", work / "triton.log", ready, triton) as replica,
