@@ -11,9 +11,7 @@ from anneal_api.modeldeployment import ModelDeploymentSpec
 
 FIELDS: dict[type[Model], tuple[str, ...]] = {
     FineTuneJobSpec: ("evaluation.suites",),
-    ModelDeploymentSpec: (
-        "gate.suites",
-    ),
+    ModelDeploymentSpec: ("gate.suites",),
 }
 
 

@@ -1,0 +1,34 @@
+"""The samples as a real API server takes them. KEDA's kinds are not installed here, so its sample is not among them."""
+
+from pathlib import Path
+
+import pytest
+from tests.cluster.kube import Kube
+
+pytestmark = pytest.mark.cluster
+SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "sample", [path for path in SAMPLES if "keda" not in path.name], ids=lambda path: path.stem
+)
+def test_a_sample_is_accepted(operator: Kube, sample: Path) -> None:
+    assert "server dry run" in Kube("default").run("apply", "--dry-run=server", "-f", str(sample))
+
+
+@pytest.mark.parametrize(
+    ("rollout", "complaint"),
+    [
+        ("{ steps: [50, 10] }", "steps must not descend"),
+        ("{ strategy: recreate, steps: [10] }", "recreate takes no steps"),
+    ],
+)
+def test_a_rollout_that_makes_no_sense_is_refused(operator: Kube, rollout: str, complaint: str) -> None:
+    wrong = f"""
+apiVersion: anneal.dev/v1alpha1
+kind: ModelDeployment
+metadata: {{ name: wrong }}
+spec: {{ model: {{ uri: "pvc://store/model" }}, rollout: {rollout} }}
+"""
+    with pytest.raises(RuntimeError, match=complaint):
+        Kube("default").run("apply", "--dry-run=server", "-f", "-", stdin=wrong)
