@@ -20,7 +20,7 @@ READ_TIMEOUT = (5.0, 30.0)
 WRITE_TIMEOUT = (2.0, 8.0)
 """Together no more than the margin of the Lease that lets us write."""
 LEASE_TIMEOUT = (2.0, 3.0)
-Request = tuple[str, str, dict[str, str], str | None, list[str]]
+Request = tuple[str, str, dict[str, str], Object | None, list[str]]
 """Method, URL, headers, body, form."""
 Fence = Callable[[], AbstractContextManager[None]]
 """Around every write; may refuse it."""
@@ -117,9 +117,11 @@ class RestCluster:
     ) -> Object:
         shown = [(name, value) for name, value in (query or {}).items() if value]
         headers = {"Accept": "application/json", "Content-Type": content_type}
-        request = self._client.param_serialize(
-            method, path, query_params=shown, header_params=headers, body=body, auth_settings=["BearerToken"]
+        verb, url, sent, _, form = self._client.param_serialize(
+            method, path, query_params=shown, header_params=headers, auth_settings=["BearerToken"]
         )
+        # Not given to it: it would look at every value for what is no JSON, a fifth of the operator's time.
+        request = (verb, url, sent, body, form)
         fence, timeout = (nullcontext, self._read) if method == "GET" else (self._fence, self._write)
         with fence():
             status, data = self._send(request, timeout)
