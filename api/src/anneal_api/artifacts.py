@@ -38,7 +38,7 @@ STAGE_VERSIONS = {
     "train": 2,
     "evaluate": 2,
     "export": 2,
-    "quantize": 3,
+    "quantize": 4,
     "engine": 3,
     "gate": 2,
     "suite": 1,

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 from anneal_serving.int4 import Array
 
 PROBE = "probe.safetensors"
-"""Beside a checkpoint: `input_ids` [tokens] and full precision's `hidden` [layers, tokens, hidden] after every block."""
+"""Beside a checkpoint, of full precision: `input_ids` [tokens], `hidden` [layers, tokens, hidden] after every block, for every
+linear layer its weight times `direction`, under `N.NAME` [out], and in the file's metadata `decoder`: its constants."""
 _LEAST = 1e-12
 """Mass below which a tail is not told from nothing: float32 log-probabilities carry seven digits."""
 
@@ -65,6 +66,12 @@ class Tally:
     def increase(self) -> float:
         """Relative increase of perplexity."""
         return self.engine_perplexity / self.reference_perplexity - 1
+
+
+def direction(width: int) -> Array:
+    """Return a fixed vector [width] that has to do with no model."""
+    found: Array = np.cos(np.arange(width, dtype=np.float64) ** 2).astype(np.float32)
+    return found
 
 
 def read_rows(path: Path) -> list[Row]:

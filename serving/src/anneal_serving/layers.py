@@ -4,15 +4,20 @@ Only asked when the gate's budget is exceeded. The artifact runs as an OpenVINO 
 over the ids that the quantize stage carried through full precision.
 """
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from anneal_serving import openvino_ir
 from anneal_serving.checkpoint import Checkpoint
-from anneal_serving.divergence import PROBE
+from anneal_serving.decoder import Decoder
+from anneal_serving.divergence import PROBE, direction
 from anneal_serving.int4 import Array
 
 EXACT = {
@@ -24,19 +29,53 @@ APART = 0.05
 """Share of their size by which an engine's logits may differ from its artifact's: a float16 cache costs a thousandth."""
 
 
+STANDS_OUT = 0.5
+"""Relative error of a layer's weight above which it is not its model's: four bits cost 0.05 to 0.2, swapped nibbles or scales
+of other rows 1 and more."""
+
+
 def examine(quantized: Path, engine: Path, properties: dict[str, str]) -> str:
-    """Return one sentence: the first layer that diverges, or that the engine does not compute its artifact."""
+    """Return one sentence: a constant that is not the model's, that the engine does not compute its artifact, or the
+    first layer that diverges and which of its projections does it."""
+    checkpoint = Checkpoint(quantized)
     probe = load_file(quantized / PROBE)
+    if wrong := constants(checkpoint.decoder, quantized / PROBE):
+        return wrong
     ids = probe["input_ids"]
     artifact, *blocks = run(
-        ov.Core().compile_model(openvino_ir.build(Checkpoint(quantized), inner=True), "CPU", EXACT), ids
+        ov.Core().compile_model(openvino_ir.build(checkpoint, inner=True), "CPU", EXACT), ids
     )
     served = run(ov.Core().compile_model(engine / openvino_ir.MODEL, "CPU", properties), ids)[0]
     apart = relative(served, artifact)
     if not apart <= APART:
         return f"the engine's logits are {apart:.0%} off those of its artifact: the engine is at fault, not the weights"
     errors = [relative(block, truth) for block, truth in zip(blocks, probe["hidden"], strict=True)]
-    return sentence(errors)
+    return f"{sentence(errors)}; {projection(checkpoint, probe, diverging(errors))}"
+
+
+def constants(decoder: Decoder, path: Path) -> str:
+    """Return which of the checkpoint's constants is not what it was made with; empty when all are."""
+    with safe_open(path, framework="numpy") as file:
+        made: dict[str, Any] = json.loads(file.metadata()["decoder"])
+    found = asdict(decoder)
+    wrong = [
+        f"{name} is {found[name]}, the model's {value}"
+        for name, value in made.items()
+        if found[name] != value
+    ]
+    return f"the artifact's constants are not its model's: {', '.join(wrong)}" if wrong else ""
+
+
+def projection(checkpoint: Checkpoint, probe: dict[str, Array], layer: int) -> str:
+    """Return which projection of a layer is furthest from the model's weights."""
+    errors = {
+        name: relative(checkpoint.layer(layer, name).weight() @ direction(width), probe[f"{layer}.{name}"])
+        for name, (_, width) in checkpoint.decoder.linears().items()
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    if errors[worst] < STANDS_OUT:
+        return f"none of its projections stands out ({worst} most, its weights {errors[worst]:.0%} off)"
+    return f"its {worst} does it: its weights are {errors[worst]:.0%} off the model's"
 
 
 def run(compiled: ov.CompiledModel, ids: Array) -> list[Array]:
@@ -56,9 +95,14 @@ def relative(found: Array, truth: Array) -> float:
     return float(np.linalg.norm(found - truth) / max(float(np.linalg.norm(truth)), 1e-30))
 
 
-def sentence(errors: list[float]) -> str:
+def diverging(errors: list[float]) -> int:
     """Return which block first does half of the worst harm, from the relative errors after every block."""
-    first = next((i for i, error in enumerate(errors) if not error < max(errors) / 2), 0)
+    return next((i for i, error in enumerate(errors) if not error < max(errors) / 2), 0)
+
+
+def sentence(errors: list[float]) -> str:
+    """Return that block and its errors in words."""
+    first = diverging(errors)
     before = errors[first - 1] if first else 0.0
     return (
         f"first diverging layer {first} of {len(errors)}: hidden states are {errors[first]:.0%} off full precision "

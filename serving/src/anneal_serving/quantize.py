@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from anneal_serving.checkpoint import (
     tensor_specs,
 )
 from anneal_serving.decoder import Decoder, from_hugging_face
-from anneal_serving.divergence import PROBE
+from anneal_serving.divergence import PROBE, direction
 
 CALIBRATION = "calibration.safetensors"
 REFERENCE = "reference.safetensors"
@@ -178,6 +178,7 @@ def quantize(
     decoder.check_group(recipe.group)
     weights = Weights(source, folder, _device())
     figures = Figures()
+    shadows: dict[str, Tensor] = {}
     (target / CONFIG).write_text(json.dumps(config_of(decoder, recipe.group), indent=2))
     with Writer(target / WEIGHTS, tensor_specs(decoder, recipe.group)) as writer, torch.inference_mode():
         embedding = _write_tables(weights, decoder, writer)
@@ -189,14 +190,24 @@ def quantize(
             block = Block.load(weights, decoder, index)
             seen = _observe(block, decoder, hidden)
             states += [block.forward(decoder, state, lambda *_: None) for state in states[-1:]]
+            shadows |= _shadows(block, index) if probe is not None else {}
             _write_norms(writer, block, index)
             for name, layer in _stored_block(block, seen, recipe):
                 _write_linear(writer, f"transformer.layers.{index}.{name}", layer)
                 figures.add(name, layer.relative_error)
             print(figures.progress(decoder.layers, time.monotonic() - started), file=sys.stderr, flush=True)
         if probe is not None:
-            save_file({"input_ids": probe, "hidden": torch.stack(states[1:]).cpu()}, target / PROBE)
+            kept = {"input_ids": probe, "hidden": torch.stack(states[1:]).cpu()} | shadows
+            save_file(kept, target / PROBE, {"decoder": json.dumps(asdict(decoder))})
     return figures
+
+
+def _shadows(block: Block, index: int) -> dict[str, Tensor]:
+    """Return every layer's weight times a fixed vector: enough to tell which of them is not the model's."""
+    return {
+        f"{index}.{name}": (weight @ torch.from_numpy(direction(weight.shape[1])).to(weight.device)).cpu()
+        for name, weight in block.linears.items()
+    }
 
 
 def _device() -> torch.device:

@@ -157,7 +157,7 @@ def test_rounding_is_worse_than_awq(world: World, deployed: tuple[DeploymentRun,
     assert gate.run(config).logit_kl > 1.3 * deployed[1].logit_kl
 
 
-def test_one_spoiled_projection_exceeds_the_default_budget_and_its_layer_is_named(
+def test_one_spoiled_projection_exceeds_the_default_budget_and_is_named(
     deployed: tuple[DeploymentRun, GateResult], tmp_path: Path
 ) -> None:
     source = folder(stages.uri_of(deployed[0], "quantize"))
@@ -165,10 +165,12 @@ def test_one_spoiled_projection_exceeds_the_default_budget_and_its_layer_is_name
     swapped = tensors["transformer.layers.1.mlp.proj.weight"].view(np.uint8)
     shifted = tensors["transformer.layers.0.mlp.fc.weights_scaling_factor"]
     spoils = {
-        1: {"transformer.layers.1.mlp.proj.weight": (swapped >> 4 | swapped << 4).view(np.int8)},
-        0: {"transformer.layers.0.mlp.fc.weights_scaling_factor": np.roll(shifted, 1, 0)},
+        (1, "mlp.proj"): {
+            "transformer.layers.1.mlp.proj.weight": (swapped >> 4 | swapped << 4).view(np.int8)
+        },
+        (0, "mlp.fc"): {"transformer.layers.0.mlp.fc.weights_scaling_factor": np.roll(shifted, 1, 0)},
     }
-    for layer, change in spoils.items():
+    for (layer, name), change in spoils.items():
         target = spoiled(source, tmp_path / f"layer{layer}")
         (target / "probe.safetensors").write_bytes((source / "probe.safetensors").read_bytes())
         save_file(tensors | change, target / "rank0.safetensors")
@@ -176,6 +178,21 @@ def test_one_spoiled_projection_exceeds_the_default_budget_and_its_layer_is_name
         assert gate.beyond(Gate(), figures)
         found = layers.examine(target, target, PROPERTIES)
         assert found.startswith(f"first diverging layer {layer} of 2: hidden states are ")
+        assert f"its {name} does it: its weights are 1" in found
+
+
+def test_an_artifact_without_its_rope_scaling_is_named(
+    deployed: tuple[DeploymentRun, GateResult], tmp_path: Path
+) -> None:
+    source = folder(stages.uri_of(deployed[0], "quantize"))
+    target = spoiled(source, tmp_path / "unscaled")
+    (target / "probe.safetensors").write_bytes((source / "probe.safetensors").read_bytes())
+    config = json.loads((target / "config.json").read_text()) | {"rotary_scaling": None}
+    (target / "config.json").write_text(json.dumps(config))
+    assert gate.beyond(Gate(), gate.summary(measure(target, source), ["python", "text"]))
+    assert layers.examine(target, target, PROPERTIES) == (
+        "the artifact's constants are not its model's: rope_factor is 1.0, the model's 4.0"
+    )
 
 
 def test_an_engine_that_computes_something_else_is_told_from_its_artifact(
@@ -201,7 +218,10 @@ def test_an_engine_beyond_its_budget_is_published_with_where_it_diverges(world: 
     config = inspected(world.run(gate={"maxLogitKL": 1e-6}, quantization={"method": "rtn", "groupSize": 64}))
     quantize.run(config)
     engine.run(config)
-    assert gate.run(config).diagnosis.startswith("first diverging layer")
+    found = gate.run(config).diagnosis
+    assert found.startswith("first diverging layer")
+    # Rounding costs every projection something and none of them all.
+    assert "none of its projections stands out (" in found
 
 
 def test_another_chat_template_than_the_models_is_refused(deployed: tuple[DeploymentRun, GateResult]) -> None:
