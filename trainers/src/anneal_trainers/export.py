@@ -22,7 +22,7 @@ from anneal_api.version import VERSION
 from anneal_runtime.artifacts import publishing
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.stage import run_stage
-from anneal_trainers import tuned
+from anneal_trainers import spelling, tuned
 from anneal_trainers.base import merge, model
 from anneal_trainers.data import dataset
 from anneal_trainers.data.batches import Batch, pack
@@ -51,8 +51,11 @@ def export(run: FineTuneRun) -> PublishResult:
     device = merge_device(facts.shape, model.pick_device(0))
     data = tuned.dataset_folder(run)
     held_out, train = held_out_split(data), dataset.open_split(data, "train")
-    rows = choose_rows(held_out if len(held_out) else train, REFERENCE_TOKENS)
-    probe = pack(held_out if len(held_out) else train, rows[:PARITY_ROWS]).to(device)
+    shown = held_out if len(held_out) else train
+    rows = choose_rows(shown, REFERENCE_TOKENS)
+    encoder = ChatEncoder.load(data)
+    spelling.check(encoder, (shown.row(int(row)) for row in rows))
+    probe = pack(shown, rows[:PARITY_ROWS]).to(device)
     merged, checks = checked_merge(tuned.load_tuned(run, device, torch.float32), probe)
     inputs = tuned.input_digests(run, "prepare", "train")
     with publishing(
@@ -68,7 +71,6 @@ def export(run: FineTuneRun) -> PublishResult:
             reference(merged, held_out, rows if len(held_out) else rows[:0]), folder / "reference.safetensors"
         )
         save_file(calibration(train, held_out, rows), folder / "calibration.safetensors")
-        encoder = ChatEncoder.load(data)
         encoder.save(folder)
         publication.metadata = {
             "tasks": dataset.task_names(data),
