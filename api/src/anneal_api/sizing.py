@@ -1,6 +1,6 @@
 """The memory plan of a run, from its spec, its model's sizes and its accelerator: for the operator and for people."""
 
-from anneal_api import memory
+from anneal_api import memory, timing
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.memory import ModelShape, Plan, ServingPlan
 from anneal_api.modeldeployment import ModelDeploymentSpec
@@ -36,3 +36,14 @@ def serving(spec: ModelDeploymentSpec, shape: ModelShape, accelerator: Accelerat
         cpu=spec.engine.runtime == "openvino",
         int8_cache=spec.engine.kv_cache_type == "int8",
     )
+
+
+def quantizing(spec: ModelDeploymentSpec, shape: ModelShape, accelerator: AcceleratorProfile | None) -> str:
+    """Return about how long AWQ takes on spec.quantization.accelerator, or on a CPU; empty for other methods."""
+    recipe = spec.quantization
+    if recipe.method != "awq":
+        return ""
+    taken = timing.shown(timing.awq_seconds(shape, recipe.group_size, accelerator))
+    if accelerator is None:
+        return f"AWQ takes about {taken} on two CPU cores; spec.quantization.accelerator is for more"
+    return f"AWQ takes about {taken} on {accelerator.name}"

@@ -52,7 +52,9 @@ def need(resource: Object, shape: ModelShape, profiles: Sequence[AcceleratorProf
     profile = _profile(profiles, "spec.accelerator", served.accelerator)
     plan = sizing.serving(served, shape, profile)
     terms = {**dict(plan.fixed.terms), "KV cache": plan.kv_tokens * plan.token_bytes}
-    return _need(resource, profile, terms, plan.fixed.available, plan.fits, plan.arithmetic)
+    quantizer = next((p for p in profiles if p.name == served.quantization.accelerator), None)
+    words = "; ".join(filter(None, (plan.arithmetic, sizing.quantizing(served, shape, quantizer))))
+    return _need(resource, profile, terms, plan.fixed.available, plan.fits, words)
 
 
 def _need(

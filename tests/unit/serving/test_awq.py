@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from anneal_serving import awq, rounding
+from anneal_api import timing
+from anneal_serving import awq, quantize, rounding
 from anneal_serving.awq import Observed, Quantized
 
 
@@ -106,3 +107,9 @@ def test_columns_make_up_for_each_other_where_inputs_are_correlated(weight: torc
         return (inputs @ (found - weight).T).square().sum()
 
     assert error(restored(quantized)) < 0.5 * error(nearest)
+
+
+def test_the_time_that_a_plan_names_counts_these_searches() -> None:
+    assert timing.CALIBRATION_TOKENS == quantize.TOTAL_TOKENS
+    assert len(awq.ALPHAS) * awq.SEARCH_ROWS == timing.SEARCH
+    assert len(awq.SHRINKS) == timing.SHRINKS

@@ -184,7 +184,11 @@ def _accept(
         why = stuck.refused(refusal)
         draft.condition("Inspected", False, why.reason, why.message, warning=True)
         return
-    draft.condition("Inspected", True, "Inspected", f"{found.shape.architecture}; {need.arithmetic}")
+    quantizer = config.accelerator(site.run.spec.quantization.accelerator or "")
+    text = "; ".join(
+        filter(None, (need.arithmetic, sizing.quantizing(site.run.spec, found.shape, quantizer)))
+    )
+    draft.condition("Inspected", True, "Inspected", f"{found.shape.architecture}; {text}")
     versions.replace(draft, version.model_copy(update={"digest": found.model.digest}))
     draft.wake(1)
 
