@@ -1,4 +1,4 @@
-"""INT4 of a real model: plain rounding against AWQ, at equal bits, through the stages as pods run them.
+"""A real model in float16 and in INT4: plain rounding against AWQ, at equal bits, through the stages as pods run them.
 
 Perplexity and KL are those of the gate stage, on the OpenVINO engine that would serve.
 """
@@ -6,6 +6,7 @@ Perplexity and KL are those of the gate stage, on the OpenVINO engine that would
 import os
 import tempfile
 import time
+from pathlib import Path
 
 import smollm2
 from report import Figure, record
@@ -18,7 +19,7 @@ from anneal_api.runs import ENV_TERMINATION_LOG, DeploymentRun
 from anneal_runtime import artifacts
 from anneal_serving import engine, gate, inspect_stage, quantize
 
-METHODS = ("rtn", "awq")
+METHODS = ("none", "rtn", "awq")
 GROUP = 32
 """As in the quick start; 128 does not divide this model's hidden size of 576."""
 
@@ -51,8 +52,21 @@ def measure(model: str, method: str, store: str) -> tuple[GateResult, float]:
     return gate.run(inspected), seconds
 
 
+def weights_of(model: str) -> list[Path]:
+    """Return the model's weight files."""
+    return sorted(Path(model.removeprefix("file://")).glob("model*.safetensors"))
+
+
+def read_seconds(files: list[Path]) -> float:
+    """Return the seconds that reading the files once takes, from the page cache as quantising does."""
+    started = time.perf_counter()
+    for path in files:
+        path.read_bytes()
+    return time.perf_counter() - started
+
+
 def main() -> None:
-    """Measure both methods and record the figures."""
+    """Measure all methods and record the figures."""
     model = smollm2.exported()
     with tempfile.TemporaryDirectory() as folder:
         results = {method: measure(model, method, f"file://{folder}/{method}") for method in METHODS}
@@ -63,7 +77,14 @@ def main() -> None:
             Figure(f"{method}: mean KL", found.logit_kl, "nats/token"),
             Figure(f"{method}: time to quantise", seconds, "s"),
         ]
-    plain, aware = (results[method][0] for method in METHODS)
+    files = weights_of(model)
+    size = sum(path.stat().st_size for path in files) / 1e9
+    rounded, read = size / results["rtn"][1], size / read_seconds(files)
+    figures += [
+        Figure("rtn: weights quantised", rounded, "GB/s"),
+        Figure("a plain read of the same files", read, "GB/s"),
+    ]
+    plain, aware = (results[method][0] for method in ("rtn", "awq"))
     for what, ratio in (
         ("perplexity increase", aware.perplexity_increase / plain.perplexity_increase),
         ("KL", aware.logit_kl / plain.logit_kl),
