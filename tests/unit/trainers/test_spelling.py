@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.tiny_model import write_tiny_model
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
@@ -20,9 +20,25 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ChatEncoder:
-    return ChatEncoder.from_pretrained_folder(write_tiny_model(tmp_path_factory.mktemp("tiny")))
+def with_spaces_marked(folder: Path) -> None:
+    """Put SentencePiece's kind of tokenizer in the folder's: a mark for each space, one before every text."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Metaspace(prepend_scheme="first"), decoders.ByteFallback()]
+    )
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module", params=["bytes", "spaces marked"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ChatEncoder:
+    folder = write_tiny_model(tmp_path_factory.mktemp("tiny"))
+    if request.param != "bytes":
+        with_spaces_marked(folder)
+    return ChatEncoder.from_pretrained_folder(folder)
 
 
 def rows(encoder: ChatEncoder) -> list[spelling.Row]:
@@ -44,9 +60,8 @@ def test_the_tokenizer_of_the_rows_is_theirs(encoder: ChatEncoder) -> None:
 def test_another_pre_tokenizer_is_noticed(encoder: ChatEncoder, tmp_path: Path) -> None:
     encoder.save(tmp_path)
     state = json.loads(encoder.tokenizer.to_str())
-    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     single = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
-    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [single, whole]}
+    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [single, state["pre_tokenizer"]]}
     Tokenizer.from_str(json.dumps(state)).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(
         Refused, match=r"writes \d of 5 answers as the rows have them: it is not the tokenizer"
