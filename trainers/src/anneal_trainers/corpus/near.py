@@ -139,7 +139,7 @@ class _Search:
         self.roots_of = np.arange(len(kept))
         self._threshold = threshold
         self._apart: set[tuple[int, int]] = set()
-        self._sets = functools.lru_cache(_CACHED)(lambda rank: grams.read(kept[rank]))
+        self._sets = functools.lru_cache(_CACHED)(lambda rank: grams.read(int(kept[rank])))
 
     def roots(self, keys: npt.NDArray[np.uint64]) -> Labels:
         """Return the least rank of every document's group."""

@@ -185,7 +185,7 @@ def _others(value: Any, drawn: int) -> list[Any]:
     if isinstance(value, int | float):
         return [value + 1 + drawn % 5, -value]
     if isinstance(value, str | list | tuple):
-        return [value[::-1], value + value, value[:0]]
+        return [value[::-1], value * 2, value[:0]]
     return []
 
 
