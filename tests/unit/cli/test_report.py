@@ -60,6 +60,19 @@ def test_what_users_wrote_is_text() -> None:
     assert "No step is recorded yet" in page
 
 
+def test_suites_are_told_where_they_were_run() -> None:
+    suite = {
+        "suite": "humaneval",
+        "score": "pass@1",
+        "value": "0.7865",
+        "interval": "0.72-0.85",
+        "problems": 164,
+    }
+    page = report.page(job(status={**STATUS, "suiteScores": [suite]}), [], [])
+    assert all(each in page for each in ("humaneval", "pass@1", "0.7865", "0.72-0.85", "164"))
+    assert "Suites" not in report.page(job(), [], [])
+
+
 def test_a_pace_needs_two_steps() -> None:
     times = {"training": "2026-01-01T00:00:00Z", "ended": "2026-01-01T00:01:30Z"}
     assert report.pace(Attempt.model_validate({"number": 1, **times, "firstStep": 1, "step": 46})) == "2"

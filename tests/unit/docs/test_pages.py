@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = sorted(
     [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 )
-SOURCES = ("api", "runtime", "operator", "trainers", "serving", "cli")
+SOURCES = ("api", "runtime", "evaluation", "operator", "trainers", "serving", "cli")
 MODULES = {p: ROOT / p / "src" / f"anneal_{p}" for p in SOURCES}
 
 
@@ -93,7 +93,9 @@ def test_every_reason_is_one_that_is_told(reason: str) -> None:
 
 def test_contributing_names_files_that_exist() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    for path in re.findall(r"`((?:api|cli|operator|trainers|serving|tests|charts|manifests)/[^`\s]+)`", page):
+    for path in re.findall(
+        r"`((?:api|cli|evaluation|operator|trainers|serving|tests|charts|manifests)/[^`\s]+)`", page
+    ):
         head, _, rest = path.partition("/.../")
         place = MODULES[head] / rest if rest else ROOT / path
         assert place.exists(), f"{path} is not there"

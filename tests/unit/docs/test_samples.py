@@ -93,7 +93,8 @@ def test_a_samples_run_fits_its_accelerator(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "size"), [("codefuse-33b", "33b"), ("serve-parallel", "7b"), ("serve-a10", "7b")]
+    ("sample", "size"),
+    [("codefuse-33b", "33b"), ("serve-parallel", "7b"), ("serve-a10", "7b"), ("canary", "7b")],
 )
 def test_a_samples_replica_fits_its_accelerators(sample: str, size: str) -> None:
     (document,) = (d.values[0] for d in own() if d.id == f"{sample}-ModelDeployment")
