@@ -203,6 +203,7 @@ ALL = [
     Bug("what was made is kept in memory", swap(pipeline.stages, "follow", _remembers), plan("plain", "before", *WRITES)),
     Bug("an ended group is left running", swap(training, "_end_others", lambda _: _nothing), plan("not-whole", "after", *range(8, 20))),
     Bug("a plan without labels is no plan", swap(gather.Gatherer, "_with_plan", lambda _: lambda self, resource, found: found), plan("changed-in-flight", "plan-unlabelled", *range(5, 9))),
+    Bug("a list from before Kueue let a group go on is an eviction", swap(gather.Gatherer, "_as_held", lambda _: lambda self, resource, found: found), plan("queue-evicted", "lagging", 11) + plan("queued", "lagging", 11)),
     Bug("a drifted child is left as it is", swap(carry_out, "covers", lambda _: lambda live, wanted: True), plan("changed-in-flight", "drifted", 5, 6, 7)),
     Bug("an old version is dropped before it is drained", swap(retire, "drain", _drains_at_once), plan("taken-over")),
     Bug("resumption is not noticed", swap(suspend, "is_true", lambda _: lambda *a: False), plan("suspended")),
