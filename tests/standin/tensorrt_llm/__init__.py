@@ -1,4 +1,4 @@
-"""The part of TensorRT-LLM's LLM API that a replica uses, over transformers on a CPU: TensorRT-LLM itself needs a GPU.
+"""The part of TensorRT-LLM's LLM API that a replica uses, in torch on a CPU: TensorRT-LLM itself needs a GPU.
 
 Argument names are checked against those that are recorded of 1.2; answers have its attributes and its habits: token ids
 grow from step to step, and the token that ends an answer is left out.
@@ -12,7 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+
+from anneal_serving import hugging_face
+from anneal_serving.blocks import Block, Weights
+from anneal_serving.decoder import from_hugging_face
 
 RECORDED = json.loads((Path(__file__).parents[2] / "unit/serving/golden/tensorrt_llm.json").read_text())
 
@@ -33,7 +36,12 @@ class LLM:
         unknown = set(words) - set(RECORDED["llmArguments"])
         assert not unknown, unknown
         torch.set_num_threads(1)
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        folder = hugging_face.read_local(Path(model))
+        self._decoder = from_hugging_face(folder.config)
+        weights = Weights(Path(model), folder, torch.device("cpu"))
+        names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+        self._embedding, self._norm, self._head = (weights.tensor(name) for name in names)
+        self._blocks = [Block.load(weights, self._decoder, index) for index in range(self._decoder.layers)]
         self._slots = words["max_batch_size"]
         self._active = 0
 
@@ -41,7 +49,7 @@ class LLM:
         """Answer with the logits of the prompt."""
         assert params.words["return_context_logits"]
         with torch.no_grad():
-            return SimpleNamespace(context_logits=self._model(torch.tensor([ids])).logits[0])
+            return SimpleNamespace(context_logits=self._logits(ids))
 
     def generate_async(self, ids: list[int], params: SamplingParams, streaming: bool) -> "Output":
         """Answer token by token, the likeliest each time."""
@@ -59,7 +67,14 @@ class LLM:
     def next_token(self, ids: list[int]) -> int:
         """Return the likeliest token after `ids`."""
         with torch.no_grad():
-            return int(self._model(torch.tensor([ids])).logits[0, -1].argmax())
+            return int(self._logits(ids)[-1].argmax())
+
+    def _logits(self, ids: list[int]) -> torch.Tensor:
+        hidden = self._embedding[torch.tensor(ids)]
+        for block in self._blocks:
+            hidden = block.forward(self._decoder, hidden, lambda *_: None)
+        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self._decoder.epsilon)
+        return (hidden * scale * self._norm) @ self._head.T
 
 
 class Output:

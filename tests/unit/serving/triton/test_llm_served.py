@@ -1,0 +1,89 @@
+"""A replica of the LLM API in real tritonserver behind the gateway; only TensorRT-LLM itself is a stand-in, which runs the
+engine artifact's own weights on transformers."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anneal_api.base import wire
+from anneal_runtime.chat import ChatEncoder
+from anneal_serving import engine, inspect_stage, quantize
+
+from ..conftest import torch_model
+from ..gateway.test_served import HELLO, Served, free_ports, gateway_config, say, stage, text_of
+
+STANDIN = Path(__file__).parents[3] / "standin"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def served(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A replica of two slots and a gateway."""
+    work = tmp_path_factory.mktemp("llm")
+    limits = {"maxBatchSize": 2, "maxInputLength": 256, "maxSequenceLength": 512}
+    run = world.run(
+        quantization={"method": "none"}, engine={"runtime": "tensorrt-llm-pytorch"} | limits, drainSeconds=20
+    )
+    run = run.model_copy(update={"inspection": inspect_stage.run(run)})
+    quantize.run(run)
+    engine.run(run)
+    http, grpc, metrics, port = free_ports(4)
+    config = gateway_config(run)
+    version = config.versions[0].model_copy(update={"max_batch_size": 2, "runtime": "tensorrt-llm-pytorch"})
+    config = config.model_copy(update={"versions": [version]})
+    for name, content in (("run.json", run), ("gateway.json", config)):
+        (work / name).write_text(json.dumps(wire(content)))
+    paths = f"{STANDIN}:{os.environ.get('PYTHONPATH', '')}"
+    common = {"ANNEAL_WORK": str(work), "OMP_NUM_THREADS": "1"}
+    triton = common | {
+        "PYTHONPATH": paths,
+        "ANNEAL_RUN": str(work / "run.json"),
+        "ANNEAL_TRITON_PORTS": f"{http},{grpc},{metrics}",
+        "ANNEAL_TERMINATION_LOG": str(work / "termination"),
+    }
+    front = common | {
+        "ANNEAL_GATEWAY_CONFIG": str(work / "gateway.json"),
+        "ANNEAL_GATEWAY_PORT": str(port),
+        "ANNEAL_REPLICAS": f"127.0.0.1:{grpc}",
+    }
+    ready, url = f"http://127.0.0.1:{http}/v2/health/ready", f"http://127.0.0.1:{port}"
+    encoder = ChatEncoder.load(Path(version.engine.uri.removeprefix("file://")))
+    log = work / "gateway.log"
+    with (
+        stage("serve", work / "triton.log", ready, triton) as replica,
+        stage("gateway", log, f"{url}/readyz", front),
+    ):
+        yield Served(replica, (http, grpc, metrics), url, work / "gateway.json", log, encoder)
+
+
+def test_an_answer_is_the_models_own(served: Served, world: Any) -> None:
+    ids = served.encoder.encode(HELLO, add_generation_prompt=True).ids
+    with torch.no_grad():
+        whole = torch_model(world.folder).generate(
+            torch.tensor([ids]), max_new_tokens=24, do_sample=False, pad_token_id=0
+        )
+    expected = [token for token in whole[0, len(ids) :].tolist() if token not in served.encoder.eos_ids]
+    assert text_of(say(served)) == served.encoder.decode(expected)
+
+
+def test_the_load_is_told_under_the_same_names(served: Served) -> None:
+    assert served.gauge("anneal_requests_active") == 0
+    assert served.gauge("anneal_requests_waiting") == 0
+
+
+def test_sigterm_lets_a_stream_end(served: Served) -> None:
+    with served.client as client:
+        stream = client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=150, temperature=0, seed=1, stream=True
+        )
+        next(stream)
+        served.replica.send_signal(signal.SIGTERM)
+        finish = [chunk.choices[0].finish_reason for chunk in stream]
+    assert finish[-1] in ("length", "stop")
+    served.replica.wait(30)
