@@ -78,14 +78,11 @@ def told(world: World, reason: str) -> list[str]:
     ("resource", "kind", "stage", "condition"),
     [
         ("FineTuneJob", "ConfigMap", "inspect", "Inspected"),
-        ("FineTuneJob", "Job", "inspect", "Inspected"),
         ("FineTuneJob", "ConfigMap", "plan", "PlanReady"),
         ("FineTuneJob", "Job", "prepare", "DataPrepared"),
         ("FineTuneJob", "Service", "train", "Training"),
         ("FineTuneJob", "Job", "train", "Training"),
-        ("FineTuneJob", "Job", "evaluate", "Evaluated"),
         ("FineTuneJob", "Job", "export", "Exported"),
-        ("ModelDeployment", "Job", "inspect", "Inspected"),
         ("ModelDeployment", "ConfigMap", "plan", "Inspected"),
         ("ModelDeployment", "Job", "quantize", "Quantized"),
         ("ModelDeployment", "Job", "gate", "GatePassed"),
@@ -95,7 +92,7 @@ def test_a_child_beyond_its_quota_is_told_where_it_is_missed_and_made_when_there
     resource: str, kind: str, stage: str, condition: str
 ) -> None:
     world, name = begun(resource, kind, stage, QUOTA), "tune" if resource == "FineTuneJob" else "serve"
-    written = list(look(world, resource, 40))
+    written = list(look(world, resource, 20))
     assert world.conditions(resource, name)[condition] == ("False", "QuotaExceeded")
     message = world.message(resource, name, condition)
     assert f"ResourceQuota team of the namespace leaves no room for {kind} " in message
@@ -106,14 +103,14 @@ def test_a_child_beyond_its_quota_is_told_where_it_is_missed_and_made_when_there
     assert max(sum(what.startswith("status ") for what in look) for look in written) == 1
     assert len(told(world, "QuotaExceeded")) == 1
     world.server.said = ""
-    list(look(world, resource, 40))
+    list(look(world, resource, 20))
     assert world.conditions(resource, name)["Complete" if resource == "FineTuneJob" else "Ready"][0] == "True"
     assert "QuotaExceeded" not in [reason for _, reason in world.conditions(resource, name).values()]
 
 
 def test_an_operator_that_has_just_started_finds_out_by_trying() -> None:
     world = begun("FineTuneJob", "Job", "train", QUOTA)
-    list(look(world, "FineTuneJob", 20))
+    list(look(world, "FineTuneJob", 10))
     world.operator = Reconciler(world.server, world.pods, world.config, lambda: world.now)
     list(look(world, "FineTuneJob", 3))
     assert world.conditions("FineTuneJob", "tune")["Training"] == ("False", "QuotaExceeded")
@@ -122,7 +119,7 @@ def test_an_operator_that_has_just_started_finds_out_by_trying() -> None:
 
 def test_a_policy_is_quoted() -> None:
     world = begun("FineTuneJob", "Job", "prepare", POLICY)
-    list(look(world, "FineTuneJob", 20))
+    list(look(world, "FineTuneJob", 10))
     assert world.conditions("FineTuneJob", "tune")["DataPrepared"] == ("False", "CreationRefused")
     assert "no label cost-centre" in world.message("FineTuneJob", "tune", "DataPrepared")
     assert told(world, "WriteFailed") == []
