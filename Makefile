@@ -22,5 +22,5 @@ images:         ## build what changed and push it (REGISTRY=host/path for a clus
 	scripts/images
 bench:          ## all benchmarks, one after the other
 	scripts/bench
-bench-%:        ## one of them: data, quantize, train, train.multitask, train.gpu, operator
+bench-%:        ## one of them: data, quantize, scores, train, train.multitask, train.gpu, operator
 	scripts/bench $*

@@ -10,8 +10,8 @@ from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.modeldeployment import ModelDeploymentSpec
 
 FIELDS: dict[type[Model], tuple[str, ...]] = {
-    FineTuneJobSpec: ("evaluation.suites",),
-    ModelDeploymentSpec: ("gate.suites",),
+    FineTuneJobSpec: (),
+    ModelDeploymentSpec: (),
 }
 
 

@@ -43,3 +43,8 @@ def store_of(artifact: str) -> str | None:
     if len(parts) < 4 or len(parts[-1]) != 64:
         return None
     return f"{scheme}://{'/'.join(parts[:-3])}"
+
+
+def of_suites(field: str, suites: Iterable[str]) -> dict[str, str]:
+    """Return the suites that are URIs, by the field's place."""
+    return {f"{field}[{n}]": suite for n, suite in enumerate(suites) if "://" in suite}

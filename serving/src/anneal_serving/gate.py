@@ -17,9 +17,10 @@ from anneal_api.base import wire
 from anneal_api.modeldeployment import Gate
 from anneal_api.outcome import GateResult, GateTask
 from anneal_api.runs import DeploymentRun
+from anneal_evaluation import records
 from anneal_runtime import artifacts, stage
 from anneal_runtime.errors import Refused
-from anneal_serving import divergence, stages, tensorrt_llm
+from anneal_serving import divergence, inspect_stage, stages, suites, tensorrt_llm
 from anneal_serving.divergence import Row, Tally
 from anneal_serving.engine import ENGINE_FOLDER
 from anneal_serving.int4 import Array
@@ -60,8 +61,13 @@ def run(config: DeploymentRun) -> GateResult:
     if beyond(config.spec.gate, figures):
         figures["diagnosis"] = diagnosis(config, quantized, engine, manifest)
     check_language(figures, tallies)
+    model = inspect_stage.resolve(config)
+    compared, results = suites.measure(config, model, engine, suites.engine_answers(config, engine, manifest))
+    figures["suites"] = [wire(suite) for suite in compared]
     with stages.publish(config, "gate", {"engine": manifest.digest}) as publication:
         (publication.folder / GATE).write_text(json.dumps(figures, indent=2))
+        if results:
+            records.write(publication.folder, results)
         publication.metadata.update(settings=settings, rows=len(rows))
     return GateResult(artifact=publication.published, **figures)
 

@@ -12,7 +12,7 @@ from anneal_api.outcome import DeploymentInspection, DeploymentKeys, GateResult
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage, storage
 from anneal_runtime.errors import Refused
-from anneal_serving import builders, hugging_face
+from anneal_serving import builders, hugging_face, suites
 from anneal_serving.decoder import Decoder, from_hugging_face
 
 REQUIRED = ("tokenizer.json", "chat.json", "reference.safetensors")
@@ -34,6 +34,7 @@ def run(config: DeploymentRun) -> DeploymentInspection:
         manifest.digest,
         calibration_digest(config, manifest),
         builders.builder(config.spec, config.accelerator),
+        [suite.digest for suite, _ in suites.with_references(config, manifest)],
     )
     published = find_published(config, keys)
     return DeploymentInspection(

@@ -4,7 +4,7 @@ Runs only inside the TensorRT-LLM image of `builders.TENSORRT_LLM`; nothing is i
 """
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,27 @@ def logits(folder: Path, engine: Engine) -> Callable[[Array], Array]:
         return found
 
     return row_logits
+
+
+def continued(
+    folder: Path, engine: Engine, ends: list[int], prompts: Sequence[tuple[Sequence[int], int]]
+) -> list[list[int]]:
+    """Return what the engine goes on with, greedily, after prompts of ids and a number of tokens."""
+    from tensorrt_llm import SamplingParams
+
+    asked = [
+        SamplingParams(
+            max_tokens=tokens,
+            temperature=0.0,
+            end_id=ends[0],
+            pad_id=ends[0],
+            stop_token_ids=ends,
+            detokenize=False,
+        )
+        for _, tokens in prompts
+    ]
+    answers = _open(folder, engine).generate([list(ids) for ids, _ in prompts], asked)
+    return [list(answer.outputs[0].token_ids) for answer in answers]
 
 
 def _open(folder: Path, engine: Engine) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from world import GOOD, NAMESPACE, REFS, World, failed, finetunejob, inspected
 
-from anneal_api.base import FINALIZER
+from anneal_api.base import FINALIZER, LABEL_STAGE
 from anneal_api.finetunejob import ProgressStatus
 from anneal_api.outcome import TrainResult
 from anneal_api.runs import FineTuneRun, Progress
@@ -183,10 +183,42 @@ def test_unknown_accelerator_names_those_known() -> None:
     assert world.jobs() == []
 
 
-def test_fields_that_are_not_built_are_refused() -> None:
+def test_suites_are_run_on_what_was_exported() -> None:
+    world = begun(evaluation={"suites": ["humaneval", "pvc://problems/own.jsonl"]})
+    held = run(world)
+    assert [stage for stage, _ in world.player.played][-2:] == ["export", "suites"]
+    assert (held["SuitesScored"], held["Complete"]) == (("True", "Published"), ("True", "Succeeded"))
+    found = status(world)
+    assert found["suiteScores"] == [
+        {"suite": "humaneval", "score": "pass@1", "value": "0.5", "interval": "[0.4, 0.6]", "problems": 164}
+    ]
+    assert found["artifacts"]["suites"]["uri"] == REFS["suites"].uri
+    (job,) = [job for job in world.jobs() if job["metadata"]["labels"][LABEL_STAGE] == "suites"]
+    pod = job["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    assert "problems" in claims
+
+
+def test_scores_that_went_with_their_pod_are_read_from_the_store() -> None:
     world = begun(evaluation={"suites": ["humaneval"]})
-    assert run(world, 3)["Inspected"] == ("False", "NotImplemented")
-    assert "suites" in world.message(KIND, NAME, "Inspected")
+    done = world.player.default.pop("suites")
+    run(world)
+    (job,) = world.jobs("suites")
+    world.player.end(job, done)
+    for pod in world.player.pods(job):
+        world.server.remove("Pod", NAMESPACE, pod["metadata"]["name"])
+    world.player.default["inspect"] = inspected("suites")
+    assert run(world)["Complete"] == ("True", "Succeeded")
+    assert status(world)["suiteScores"][0]["value"] == "0.5"
+
+
+def test_scores_of_suites_that_are_published_are_not_measured_again() -> None:
+    world = begun(evaluation={"suites": ["humaneval"]})
+    world.player.default["inspect"] = inspected("train", "evaluate", "export", "suites")
+    assert run(world)["Complete"] == ("True", "Succeeded")
+    assert [stage for stage, _ in world.player.played] == ["inspect"]
+    assert status(world)["suiteScores"][0]["value"] == "0.5"
 
 
 def test_a_store_outside_the_profiles_is_refused() -> None:

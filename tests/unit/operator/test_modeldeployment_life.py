@@ -19,6 +19,7 @@ from world import (
     succeeded,
 )
 
+from anneal_api.outcome import GateSuite
 from anneal_api.runs import GatewayConfig
 
 KIND, NAME = "ModelDeployment", "serve"
@@ -131,6 +132,43 @@ def test_a_model_beyond_the_budget_is_refused_with_its_figures() -> None:
     world.server.put(modeldeployment(model=MODEL, gate={"maxLogitKL": 0.6}))
     assert run(world, 6)["Ready"] == ("True", "Serving")
     assert [stage for stage, _ in world.player.played].count("gate") == 1
+
+
+def suite(engine: float, decision: str) -> GateSuite:
+    return GateSuite.model_validate(
+        {"name": "humaneval", "reference": 0.5, "engine": engine, "decision": decision}
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [
+        (suite(0.48, "worse"), "BeyondBudget"),
+        (suite(0.48, "undecided"), "WithinBudget"),
+        (suite(0.495, "worse"), "WithinBudget"),
+        (suite(0.6, "better"), "WithinBudget"),
+    ],
+    ids=["beyond", "not told from chance", "within", "better"],
+)
+def test_a_suite_refuses_what_it_can_tell_is_worse(measured: GateSuite, verdict: str) -> None:
+    world = begun(gate={"suites": [{"name": "humaneval", "maxDrop": 1}]})
+    world.player.default["gate"] = succeeded(gated(suites=[measured]))
+    assert run(world)["GatePassed"][1] == verdict
+    found = status(world)["versions"][0]
+    assert found["gate"]["suites"][0]["decision"] == measured.decision
+    assert (
+        "humaneval 0.5 to" in world.message(KIND, NAME, "GatePassed")
+        or "maxDrop 1 points, measured 2" in found["message"]
+    )
+
+
+def test_a_suite_that_is_added_is_measured() -> None:
+    world = begun()
+    run(world)
+    world.player.default["gate"] = succeeded(gated(suites=[suite(0.5, "undecided")]))
+    world.server.put(modeldeployment(model=MODEL, gate={"suites": [{"name": "humaneval"}]}))
+    run(world)
+    assert [stage for stage, _ in world.player.played].count("gate") == 2
 
 
 def test_a_refused_successor_leaves_the_old_version_serving() -> None:

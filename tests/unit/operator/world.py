@@ -1,5 +1,6 @@
 """A cluster in memory with an operator in it, a clock that is turned by hand, and players for pods."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +17,13 @@ from anneal_api.outcome import (
     FineTuneInspection,
     FineTuneKeys,
     GateResult,
+    GateSuite,
     GateTask,
     Outcome,
     PublishResult,
     Score,
+    SuiteScore,
+    SuitesResult,
     TaskFacts,
     TrainResult,
 )
@@ -76,11 +80,13 @@ REFS = {
     "train": ref("adapter", "2"),
     "evaluate": ref("evaluation", "3"),
     "export": ref("model", "4"),
+    "suites": ref("suites", "8"),
     "quantize": ref("quantized", "5"),
     "engine": ref("engine", "6"),
     "gate": ref("gate", "7"),
 }
 SCORES = [Score(name="a", base_loss=2.0, tuned_loss=1.0, rows=9)]
+SUITE_SCORES = [SuiteScore(suite="humaneval", score="pass@1", value=0.5, low=0.4, high=0.6, problems=164)]
 
 
 def succeeded(result: BaseModel) -> Outcome:
@@ -104,14 +110,20 @@ def inspected(*published: str, shards: int = 1) -> Outcome:
             keys=FineTuneKeys(prepare="1" * 64, train="2" * 64, evaluate="3" * 64, export="4" * 64),
             published={stage: REFS[stage] for stage in published},
             scores=SCORES if "evaluate" in published else [],
+            suite_scores=SUITE_SCORES if "suites" in published else [],
         )
     )
 
 
-def gated(kl: float = 0.02, increase: float = 0.03) -> GateResult:
+def gated(kl: float = 0.02, increase: float = 0.03, suites: Sequence[GateSuite] = ()) -> GateResult:
     task = GateTask(name="a", reference_perplexity=4.0, engine_perplexity=4.0 * (1 + increase))
     return GateResult(
-        artifact=REFS["gate"], logit_kl=kl, perplexity_increase=increase, tokens=1000, tasks=[task]
+        artifact=REFS["gate"],
+        logit_kl=kl,
+        perplexity_increase=increase,
+        tokens=1000,
+        tasks=[task],
+        suites=list(suites),
     )
 
 
@@ -134,6 +146,7 @@ GOOD = {
     "prepare": succeeded(PublishResult(artifact=REFS["prepare"])),
     "train": succeeded(TRAINED),
     "evaluate": succeeded(EvaluateResult(artifact=REFS["evaluate"], scores=SCORES)),
+    "suites": succeeded(SuitesResult(artifact=REFS["suites"], scores=SUITE_SCORES)),
     "export": succeeded(PublishResult(artifact=REFS["export"])),
     "delete": Outcome(verdict="Succeeded", reason="Done"),
     "quantize": succeeded(PublishResult(artifact=REFS["quantize"])),

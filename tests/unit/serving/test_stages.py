@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from anneal_api.artifacts import Producer
 from anneal_api.modeldeployment import Engine, Gate
 from anneal_api.outcome import GateResult
 from anneal_api.runs import DeploymentRun
+from anneal_evaluation import records, scoring
+from anneal_evaluation.in_process import GREEDY
+from anneal_evaluation.sandbox.runner import Sandbox
+from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
 from anneal_runtime.errors import Refused
 from anneal_serving import divergence, engine, gate, inspect_stage, layers, openvino_ir, quantize, stages
@@ -241,3 +246,27 @@ def test_an_engine_of_no_number_is_refused() -> None:
     tally = Tally(tokens=10, kl=float("nan"), agreed=9, reference_nll=1, engine_nll=1)
     with pytest.raises(Refused, match="does not compute this model"):
         gate.check_language(gate.summary({0: tally}, ["a"]), {0: tally})
+
+
+def test_the_engine_that_will_serve_answers_the_suites_of_the_gate(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    rows = [{"context": "word number ", "line": f"{n}"} for n in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = {"gate": {"suites": [{"name": f"file://{path}"}]}}
+    with pytest.raises(Refused, match="was never scored on"):
+        inspect_stage.run(world.run(**spec))
+    settings = GREEDY.model_copy(update={"max_tokens": 8})
+    known = scoring.evaluate(
+        files.read(f"file://{path}"), "full", lambda _: ["0", "1", "2"], settings, Sandbox()
+    )
+    records.publish(world.store, "team", "a" * 64, known, Producer())
+    config = inspected(world.run(**spec))
+    quantize.run(config)
+    engine.run(config)
+    result = gate.run(config)
+    (suite,) = result.suites
+    assert (suite.reference, suite.decision) == (1.0, "undecided")
+    assert suite.engine < 1.0
+    assert result == inspect_stage.run(config).gate
+    results = records.scores(result.artifact)
+    assert results[0].value == suite.engine

@@ -20,6 +20,7 @@ STAGES = {
     "rank": "anneal_trainers.train",
     "evaluate": "anneal_trainers.evaluate",
     "export": "anneal_trainers.export",
+    "suites": "anneal_trainers.score_suites",
     "delete": "anneal_trainers.cleanup",
 }
 COMMANDS = {

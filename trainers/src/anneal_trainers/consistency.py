@@ -15,7 +15,7 @@ SHARES_TOLERANCE = 1e-6
 
 def check(spec: FineTuneJobSpec) -> None:
     """Raise Refused with every contradiction in `spec`, if there is one."""
-    checks = (_names, _stages, _shares, _preferences, _patience, _languages)
+    checks = (_names, _stages, _shares, _preferences, _patience, _languages, _suites)
     if found := [told for each in checks for told in each(spec)]:
         raise Refused("InvalidSpec", "; ".join(found))
 
@@ -83,3 +83,9 @@ def _languages(spec: FineTuneJobSpec) -> Iterator[str]:
     if unknown := sorted({*spec.data.filters.languages} - languages.KNOWN):
         known = ", ".join(sorted(languages.KNOWN))
         yield f"spec.data.filters.languages: {', '.join(unknown)} is no known language; choose among {known}"
+
+
+def _suites(spec: FineTuneJobSpec) -> Iterator[str]:
+    if spec.evaluation.suites and not spec.output.merge:
+        yield "spec.evaluation.suites: suites are run on the merged model; set spec.output.merge, or remove them"
+    yield from _repeated("spec.evaluation.suites", spec.evaluation.suites)

@@ -15,6 +15,8 @@ from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, Task
 from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFacts
 from anneal_api.runs import FineTuneRun
+from anneal_evaluation import languages, records
+from anneal_evaluation.suites import files
 from anneal_runtime import model_shape
 from anneal_runtime.artifacts import identity, reference, uri_of
 from anneal_runtime.chat import ChatEncoder
@@ -60,7 +62,10 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     initial = init_from.check(spec, digest, shape, added)
     suite_digests = suites.digests(spec.data.decontaminate)
     suites.problems(spec.data.decontaminate)
-    keys = finetune_keys(spec, digest, {task.name: task.digest for task in tasks}, initial, suite_digests)
+    scored = [check_suite(suite) for suite in spec.evaluation.suites]
+    keys = finetune_keys(
+        spec, digest, {task.name: task.digest for task in tasks}, initial, suite_digests, scored
+    )
     found = _published(run, keys)
     return FineTuneInspection(
         base_digest=digest,
@@ -71,7 +76,15 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         keys=keys,
         published=found,
         scores=read_scores(found["evaluate"]) if "evaluate" in found else [],
+        suite_scores=records.scores(found["suites"]) if "suites" in found else [],
     )
+
+
+def check_suite(suite: str) -> str:
+    """Return a suite's digest, once all of it can be read and run in this image."""
+    found = files.read(suite)
+    languages.check([problem.language for problem in found.problems if problem.task == "code"])
+    return found.digest
 
 
 def task_facts(task: Task, spec: FineTuneJobSpec, encoder: ChatEncoder) -> TaskFacts:
@@ -124,9 +137,8 @@ def read_scores(artifact: ArtifactRef) -> list[Score]:
 
 
 def _published(run: FineTuneRun, keys: FineTuneKeys) -> dict[str, ArtifactRef]:
-    stages = {"prepare": keys.prepare, "train": keys.train, "evaluate": keys.evaluate, "export": keys.export}
     found = {
-        stage: reference(uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS[stage], key))
-        for stage, key in stages.items()
+        stage: reference(uri_of(run.spec.output.uri, run.namespace, STAGE_KINDS[stage], getattr(keys, stage)))
+        for stage in FineTuneKeys.model_fields
     }
     return {stage: ref for stage, ref in found.items() if ref is not None}

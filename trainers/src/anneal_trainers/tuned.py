@@ -27,6 +27,11 @@ def adapter_folder(run: FineTuneRun) -> Path:
     return _open(run, "train")
 
 
+def exported_folder(run: FineTuneRun) -> Path:
+    """Return the merged model this run has exported."""
+    return _open(run, "export")
+
+
 def adapter_metadata(run: FineTuneRun) -> dict[str, Any]:
     """Return what the training stage noted beside its adapter."""
     manifest = published(_uri(run, "train"))

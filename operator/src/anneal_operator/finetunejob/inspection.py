@@ -50,6 +50,8 @@ def _refuse(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec, config: Oper
         "spec.baseModel.uri": spec.base_model.uri,
         "spec.output.uri": spec.output.uri,
         **{f"spec.tasks[{task.name}].data.uri": task.data.uri for task in spec.tasks},
+        **uris.of_suites("spec.data.decontaminate", spec.data.decontaminate),
+        **uris.of_suites("spec.evaluation.suites", spec.evaluation.suites),
     }
     outside = uris.store_refusal(config, stores)
     if unbuilt:

@@ -1,4 +1,5 @@
-"""The stages of a planned run: prepare (shards of much data first), train, then evaluate and export side by side.
+"""The stages of a planned run: prepare (shards of much data first), train, then evaluate and export side by side, then
+suites on what was exported.
 
 A stage whose key is published is not run again. What a stage published is written to the status, so its Job and
 pod may go; a pod that went before it was read is made up for by inspecting the store once more.
@@ -7,7 +8,7 @@ pod may go; a pod that went before it was read is made up for by inspecting the 
 from anneal_api.artifacts import DATA_REPORT
 from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
-from anneal_api.outcome import EvaluateResult, Outcome, PublishResult
+from anneal_api.outcome import EvaluateResult, Outcome, PublishResult, SuitesResult
 from anneal_api.profiles import OperatorConfig
 from anneal_api.runs import FineTuneRun
 from anneal_operator import conditions, stages
@@ -22,6 +23,7 @@ PUBLISHES = {
     "prepare": ("dataset", "DataPrepared"),
     "evaluate": ("evaluation", "Evaluated"),
     "export": ("merged", "Exported"),
+    "suites": ("suites", "SuitesScored"),
 }
 """Stage to the status field and the condition it fills."""
 
@@ -49,7 +51,9 @@ def run(
     if not training.train(draft, observed, site, spec):
         return
     published = [_publish(draft, observed, site, stage) for stage in last]
-    if all(published):
+    if not all(published):
+        return
+    if not plan.run.spec.evaluation.suites or _publish(draft, observed, site, "suites"):
         finish.complete(draft)
 
 
@@ -96,6 +100,8 @@ def _publish(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, st
         _published(draft, stage, found, "AlreadyPublished")
         if stage == "evaluate":
             draft.update(scores=status.scores(recovery.inspection(site).scores))
+        if stage == "suites":
+            draft.update(suite_scores=status.suite_scores(recovery.inspection(site).suite_scores))
         return True
     step = stages.follow(draft, observed.children, resources.stage(site, site.name(stage), stage))
     if step.state == "running":
@@ -134,6 +140,10 @@ def _record(draft: Draft[FineTuneJobStatus], stage: str, outcome: Outcome) -> No
         result = EvaluateResult.model_validate(outcome.result)
         draft.update(scores=status.scores(result.scores))
         _published(draft, stage, result.artifact, "Published")
+    elif stage == "suites":
+        scored = SuitesResult.model_validate(outcome.result)
+        draft.update(suite_scores=status.suite_scores(scored.scores))
+        _published(draft, stage, scored.artifact, "Published")
     else:
         _published(draft, stage, PublishResult.model_validate(outcome.result).artifact, "Published")
 

@@ -26,6 +26,8 @@ def recovered(
     seen = FineTuneInspection.model_validate(step.outcome.result)
     if stage == "evaluate":
         draft.update(scores=status.scores(seen.scores))
+    if stage == "suites":
+        draft.update(suite_scores=status.suite_scores(seen.suite_scores))
     return seen.published.get(stage), True
 
 

@@ -31,6 +31,7 @@ REQUESTS = {
     "train": {"cpu": "500m", "memory": "1Gi"},
     "evaluate": {"cpu": "300m", "memory": "1Gi"},
     "export": {"cpu": "300m", "memory": "1Gi"},
+    "suites": {"cpu": "500m", "memory": "2Gi"},
     "delete": {"cpu": "100m", "memory": "128Mi"},
 }
 """What a stage's pod asks for unless the accelerator's overlay says otherwise; none has a CPU limit."""
@@ -100,7 +101,7 @@ def artifact_deletion(site: Site, name: str) -> Object:
 
 
 def _template(site: Site, stage: str, command: str) -> Object:
-    work = _work(site, stage, command, accelerated=stage in ("evaluate", "export"))
+    work = _work(site, stage, command, accelerated=stage in ("evaluate", "export", "suites"))
     return pods.template(work, labels(site.run, stage), {pods.OWNER_ANNOTATION: site.run.name})
 
 
@@ -122,7 +123,13 @@ def _work(site: Site, stage: str, command: str, *, accelerated: bool) -> pods.Wo
 
 def claims(spec: FineTuneJobSpec) -> dict[str, bool]:
     """Return the claims of a run; the store's alone is writable."""
-    inputs = [spec.base_model.uri, spec.adapter.init_from, *(task.data.uri for task in spec.tasks)]
+    inputs = [
+        spec.base_model.uri,
+        spec.adapter.init_from,
+        *(task.data.uri for task in spec.tasks),
+        *spec.data.decontaminate,
+        *spec.evaluation.suites,
+    ]
     return uris.claims(inputs, [spec.output.uri])
 
 

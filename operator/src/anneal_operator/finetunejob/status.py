@@ -2,12 +2,14 @@
 
 from datetime import datetime
 
+from anneal_api import outcome
 from anneal_api.finetunejob import (
     Attempt,
     CheckpointStatus,
     FineTuneJobSpec,
     FineTuneJobStatus,
     ProgressStatus,
+    SuiteScore,
     TaskScore,
 )
 from anneal_api.outcome import Score, TrainResult
@@ -108,4 +110,18 @@ def scores(measured: list[Score]) -> list[TaskScore]:
     return [
         TaskScore(name=s.name, base_loss=number(s.base_loss), tuned_loss=number(s.tuned_loss), rows=s.rows)
         for s in measured[:64]
+    ]
+
+
+def suite_scores(measured: list[outcome.SuiteScore]) -> list[SuiteScore]:
+    """Return what suites scored as text."""
+    return [
+        SuiteScore(
+            suite=each.suite,
+            score=each.score,
+            value=number(each.value),
+            interval=f"[{number(each.low)}, {number(each.high)}]",
+            problems=each.problems,
+        )
+        for each in measured[:16]
     ]

@@ -108,7 +108,8 @@ def _checked(
             f"spec.storage.uri: must be set, since the model {version.uri} does not lie in an artifact store"
         )
         return None, "StoreUnknown", text
-    outside = uris.store_refusal(config, {"spec.model.uri": version.uri, "spec.storage.uri": store})
+    suites = uris.of_suites("spec.gate.suites", [suite.name for suite in spec.gate.suites])
+    outside = uris.store_refusal(config, {"spec.model.uri": version.uri, "spec.storage.uri": store, **suites})
     return (None, "StoreNotAllowed", outside) if outside else (profile, "", "")
 
 

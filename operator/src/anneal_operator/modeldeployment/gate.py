@@ -1,6 +1,8 @@
 """The accuracy budget: what was measured against what the spec allows."""
 
-from anneal_api.modeldeployment import Gate, GateScore
+from collections.abc import Iterator
+
+from anneal_api.modeldeployment import Gate, GateScore, GateSuite
 from anneal_api.outcome import GateResult
 
 DIGITS = 6
@@ -16,6 +18,16 @@ def figures(result: GateResult) -> GateScore:
     return GateScore(
         logit_kl=f"{result.logit_kl:.{DIGITS}g}",
         perplexity_increase=f"{result.perplexity_increase:.{DIGITS}g}",
+        suites=[
+            GateSuite(
+                name=suite.name,
+                reference=f"{suite.reference:.{DIGITS}g}",
+                engine=f"{suite.engine:.{DIGITS}g}",
+                drop=f"{100 * (suite.reference - suite.engine):.{DIGITS}g}",
+                decision=suite.decision,
+            )
+            for suite in result.suites
+        ],
         detail="; ".join(filter(None, (f"{result.tokens} tokens; perplexity {tasks}", result.diagnosis))),
     )
 
@@ -30,9 +42,28 @@ def beyond(budget: Gate, score: GateScore) -> str:
     wrong = [
         f"spec.{name}: {limit:g}, measured {value:g}" for name, value, limit in limits if not value <= limit
     ]
+    wrong += _dropped(budget, score)
     return f"{'; '.join(wrong)} ({score.detail})" if wrong else ""
+
+
+def _dropped(budget: Gate, score: GateScore) -> Iterator[str]:
+    """Yield the suites that dropped beyond their budget, as far as a paired test can tell that from chance."""
+    measured = {suite.name: suite for suite in score.suites}
+    for limit in budget.suites:
+        suite = measured.get(limit.name)
+        if (
+            suite is None
+        ):  # by an engine's gate of an earlier release: a suite belongs to a version's identity
+            yield f"spec.gate.suites {limit.name}: was not measured"
+        elif suite.decision == "worse" and not float(suite.drop) <= limit.max_drop:
+            yield (
+                f"spec.gate.suites {limit.name}: maxDrop {limit.max_drop:g} points, measured {suite.drop} "
+                f"({suite.reference} to {suite.engine})"
+            )
 
 
 def shown(score: GateScore) -> str:
     """Return the measurement as a sentence."""
-    return f"logit KL {score.logit_kl}, perplexity increase {score.perplexity_increase}; {score.detail}"
+    suites = [f"{s.name} {s.reference} to {s.engine} ({s.decision})" for s in score.suites]
+    told = f"logit KL {score.logit_kl}, perplexity increase {score.perplexity_increase}"
+    return "; ".join([told, *suites, score.detail])

@@ -113,7 +113,8 @@ def image(images: Images, spec: ModelDeploymentSpec, stage: str) -> str:
 
 def claims(run: DeploymentRun, *, writes: bool) -> dict[str, bool]:
     """Return the claims of a run, and whether each is read-only."""
-    inputs = [run.model.uri, run.spec.quantization.calibration.uri]
+    suites = [suite.name for suite in run.spec.gate.suites]
+    inputs = [run.model.uri, run.spec.quantization.calibration.uri, *suites]
     return uris.claims(inputs, [run.store]) if writes else uris.claims([*inputs, run.store], [])
 
 
@@ -331,4 +332,6 @@ def build_part(spec: ModelDeploymentSpec) -> Object:
     fields = wire(spec)
     secret = fields["model"].get("secretRef", {})
     kept = {name: fields[name] for name in ("storage", "quantization", "engine", "accelerator")}
-    return {**kept, "secret": secret}
+    # A suite that is added has to be measured; what it may lose is judged anew without that.
+    suites = {"suites": sorted(suite.name for suite in spec.gate.suites)} if spec.gate.suites else {}
+    return {**kept, **suites, "secret": secret}

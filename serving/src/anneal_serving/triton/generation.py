@@ -1,6 +1,7 @@
 """One sequence to generate, as every engine behind Triton's Python backend is asked for it. No runtime is imported here."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,14 +62,30 @@ def warm_up(queue: Queue, slots: int, sequence: int, stop_id: int) -> None:
     Raises:
         RuntimeError: the engine cannot generate.
     """
-    receivers = [_Collector() for _ in range(slots)]
     tokens = min(WARM_UP_TOKENS, sequence - 1)
-    for receiver in receivers:
-        queue.submit(Generation([stop_id], tokens, frozenset([stop_id]), top_k=1), receiver)
+    one = Generation([stop_id], tokens, frozenset([stop_id]), top_k=1)
+    try:
+        written = run_all(queue, [one] * slots)
+    except RuntimeError as error:
+        raise RuntimeError(f"the engine's warm-up failed: {error}") from error
+    if not all(written):
+        raise RuntimeError("the engine's warm-up failed: no tokens")
+
+
+def run_all(queue: Queue, generations: Sequence[Generation]) -> list[list[int]]:
+    """Return what each sequence goes on with.
+
+    Raises:
+        RuntimeError: the engine failed on one.
+    """
+    receivers = [_Collector() for _ in generations]
+    for generation, receiver in zip(generations, receivers, strict=True):
+        queue.submit(generation, receiver)
     for receiver in receivers:
         receiver.done.wait()
-        if receiver.error or not receiver.ids:
-            raise RuntimeError(f"the engine's warm-up failed: {receiver.error or 'no tokens'}")
+        if receiver.error:
+            raise RuntimeError(receiver.error)
+    return [receiver.ids for receiver in receivers]
 
 
 class _Collector:
