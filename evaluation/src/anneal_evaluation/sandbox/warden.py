@@ -222,7 +222,8 @@ def _judged(warden: Warden, program: str) -> dict[str, str] | None:
     warden.start("program", lambda: worker.run(program, values.Stream(ends[1], nonce)), (ends[1],))
     for ours in (*ends, tests, says):
         os.close(ours)
-    with os.fdopen(asks, "wb") as pipe:
+    # Where isolation is out of reach the judge has ended already, and the report says so.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(asks, "wb") as pipe:
         pipe.write(_frame())
     warden.watch(lambda: tester.status is not None)
     os.set_blocking(verdict, False)

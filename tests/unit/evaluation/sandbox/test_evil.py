@@ -186,4 +186,4 @@ def test_a_level_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         Refused, match="must run at isolation a machine of its own here, and the machine allows"
     ):
-        Sandbox(LIMITS, required="a machine of its own").judge("f = 1", "", [])
+        Sandbox(LIMITS, required="a machine of its own").judge("f = 1", "#" * 1_000_000, [])
