@@ -88,6 +88,11 @@ def test_no_cheat_passes(program: str) -> None:
     assert found.state in ("failed", "crashed"), found
 
 
+def test_an_object_of_the_programs_own_is_not_true() -> None:
+    found = BOX.judge("class Any: pass\ndef f(x): return Any()", "assert f(2)", ["f"])
+    assert (found.state, "neither true nor false" in found.detail) == ("failed", True), found
+
+
 def test_an_honest_program_passes() -> None:
     assert BOX.judge("def f(x): return 2 * x", TESTS, ["f"]).passed
 
@@ -186,4 +191,4 @@ def test_a_level_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         Refused, match="must run at isolation a machine of its own here, and the machine allows"
     ):
-        Sandbox(LIMITS, required="a machine of its own").judge("f = 1", "#" * 1_000_000, [])
+        Sandbox(LIMITS, required="a machine of its own").judge("f = 1", "", [])
