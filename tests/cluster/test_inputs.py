@@ -52,10 +52,10 @@ def task(uri: str) -> list[Json]:
             ["pocket", "GiB of", "weights", "spec.adapter.rank"],
         ),
         (
-            "not-built",
-            {"evaluation": {"suites": ["s"]}},
-            "NotImplemented",
-            ["spec.evaluation.suites", "remove the field"],
+            "no-suite",
+            {"evaluation": {"suites": ["pvc://store/data/none.jsonl"]}},
+            "NotFound",
+            ["none.jsonl", "check the path"],
         ),
     ],
 )

@@ -13,7 +13,6 @@ from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.memory import ModelShape
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile
-from anneal_api.unsupported import refused
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -65,7 +64,7 @@ def test_a_sample_is_accepted_with_every_field_it_sets(document: dict[str, Any])
     assert stored is not None
     assert missing(document["spec"], stored["spec"]) == []
     type_ = FineTuneJobSpec if document["kind"] == "FineTuneJob" else ModelDeploymentSpec
-    assert refused(type_.model_validate(document["spec"])) == []
+    type_.model_validate(document["spec"])
 
 
 def missing(asked: Any, stored: Any, path: str = "spec") -> list[str]:

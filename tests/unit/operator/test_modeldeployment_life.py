@@ -210,7 +210,6 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic() -> None:
             "Inspected",
             "OtherCapability",
         ),
-        ({"gate": {"suites": [{"name": "humaneval"}]}}, "Adopted", "NotImplemented"),
         ({"model": {"uri": "pvc://models/plain"}}, "Inspected", "StoreUnknown"),
     ],
 )

@@ -9,7 +9,6 @@ import json
 import os
 from pathlib import Path
 
-from anneal_api import unsupported
 from anneal_api.artifacts import STAGE_KINDS, finetune_keys
 from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, Task
@@ -47,8 +46,6 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     """Return digests, sizes, keys, and what is published."""
     spec = run.spec
     consistency.check(spec)
-    if reasons := unsupported.refused(spec):
-        raise Refused("NotImplemented", "; ".join(reasons))
     telemetry.check(spec)
     base = sources.base_uri(spec.base_model)
     shape = model_shape.shape_of(base_model.read_config(base))

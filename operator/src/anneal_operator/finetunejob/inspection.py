@@ -11,7 +11,6 @@ from anneal_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus, MemoryPla
 from anneal_api.outcome import FineTuneInspection, Outcome
 from anneal_api.profiles import AcceleratorProfile, OperatorConfig
 from anneal_api.runs import FineTuneRun
-from anneal_api.unsupported import refused
 from anneal_operator import config as settings
 from anneal_operator import naming, plan, stages, stuck, times, uris
 from anneal_operator.draft import Draft
@@ -45,7 +44,6 @@ def inspect(
 
 
 def _refuse(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec, config: OperatorConfig) -> bool:
-    unbuilt = refused(spec)
     stores = {
         "spec.baseModel.uri": spec.base_model.uri,
         "spec.output.uri": spec.output.uri,
@@ -54,11 +52,9 @@ def _refuse(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec, config: Oper
         **uris.of_suites("spec.evaluation.suites", spec.evaluation.suites),
     }
     outside = uris.store_refusal(config, stores)
-    if unbuilt:
-        draft.condition("Inspected", False, "NotImplemented", "; ".join(unbuilt), warning=True)
-    elif outside:
+    if outside:
         draft.condition("Inspected", False, "StoreNotAllowed", outside, warning=True)
-    return bool(unbuilt or outside)
+    return bool(outside)
 
 
 def _site(

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from anneal_api.base import ArtifactRef
 from anneal_api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from anneal_api.profiles import OperatorConfig
-from anneal_api.unsupported import refused
 from anneal_operator import pause
 from anneal_operator.decision import Decision
 from anneal_operator.draft import Draft
@@ -82,10 +81,6 @@ def _advance(
     config: OperatorConfig,
 ) -> str | None:
     """Adopt and build; return the identity of the version that shall serve, None when there is none."""
-    unbuilt = refused(spec)
-    if unbuilt:
-        draft.condition("Adopted", False, "NotImplemented", "; ".join(unbuilt), warning=True)
-        return _serving(draft)
     found = adoption.adopt(spec, draft.status, observed.jobs)
     draft.condition("Adopted", found.model is not None, found.reason, found.message)
     if found.model is None:
