@@ -131,7 +131,9 @@ def limit(limits: Limits, *, own_users: bool) -> None:
         **({resource.RLIMIT_NPROC: limits.threads} if own_users else {}),
     }
     for kind, bound in bounds.items():
-        resource.setrlimit(kind, (bound, bound))
+        _, most = resource.getrlimit(kind)
+        lower = bound if most == resource.RLIM_INFINITY else min(bound, most)  # only some may raise it again
+        resource.setrlimit(kind, (lower, lower))
 
 
 def die_with_parent() -> None:

@@ -110,7 +110,12 @@ class Sandbox:
         first = {"limits": asdict(limits), "paths": paths, "required": self.required, **frames[0]}
         request = b"".join(_framed(frame) for frame in (first, *frames[1:]))
         report = _answered(request, limits.wall_seconds + _GRACE_SECONDS)
-        level = report["cells"][-1]["level"]  # of the foreign code's cell
+        for cell in report["cells"]:
+            if not cell["level"]:
+                raise InfrastructureError(
+                    f"the cell of the {cell['name']} could not be made: {cell['output']}"
+                )
+        level = report["cells"][-1]["level"]  # of the foreign code
         if LEVELS.index(level) < LEVELS.index(self.required):
             raise Refused(
                 "IsolationMissing",

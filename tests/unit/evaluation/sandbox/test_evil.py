@@ -186,6 +186,16 @@ def _first_child(process: int) -> int:
     return int(found[0])
 
 
+def test_limits_that_are_lower_already_stay() -> None:
+    asked = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (5, 5))\n"
+        "from anneal_evaluation.sandbox.runner import Sandbox\n"
+        "assert Sandbox().judge('def f(): return 1', 'assert f() == 1', ['f']).passed"
+    )
+    path = os.pathsep.join(map(str, sys.path))
+    subprocess.run([sys.executable, "-c", asked], env={**os.environ, "PYTHONPATH": path}, check=True)
+
+
 def test_a_level_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "LEVELS", (*runner.LEVELS, "a machine of its own"))
     with pytest.raises(
