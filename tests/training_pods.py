@@ -10,6 +10,32 @@ from pathlib import Path
 from anneal_api.outcome import Outcome
 from anneal_api.runs import FineTuneRun
 
+PATIENCE_SECONDS = 1200
+"""A busy machine must fail no test; what hangs is ended by its launcher."""
+HOOK = """
+import os, signal, sys, threading, time
+place, left = os.environ["ACT_IN"], [int(os.environ["ACT_CALL"])]
+act = {
+    "stop": lambda: os.kill(os.getppid(), signal.SIGTERM),  # the launcher's
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "freeze": lambda: time.sleep(3600),
+}[os.environ["ACT"]]
+def watch(frame, event, argument):
+    if event == "call" and frame.f_code.co_qualname == place:
+        left[0] -= 1
+        if left[0] == 0:
+            act()
+class Late:
+    # From the loop on: watching the libraries load would take many times as long.
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "anneal_trainers.training.loop":
+            sys.setprofile(watch)
+            threading.setprofile(watch)
+if os.environ.get("RANK") == os.environ["ACT_RANK"]:
+    sys.meta_path.insert(0, Late)
+"""
+
 
 def free_port() -> int:
     """Return a port of this machine that nobody uses now."""
@@ -28,7 +54,7 @@ class Pod:
 
     def finish(self) -> tuple[int, Outcome]:
         """Wait for the end; return the exit code and the outcome."""
-        return self.process.wait(300), Outcome.model_validate_json(self.message.read_bytes())
+        return self.process.wait(PATIENCE_SECONDS), Outcome.model_validate_json(self.message.read_bytes())
 
     @property
     def has_stepped(self) -> bool:
@@ -66,3 +92,20 @@ def environment_of(run: FineTuneRun, folder: Path) -> dict[str, str]:
     config = folder / "run.json"
     config.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
     return os.environ | {"ANNEAL_RUN": str(config), "OMP_NUM_THREADS": "1"}
+
+
+def acting(folder: Path, act: str, place: str, call: int, rank: int) -> dict[str, str]:
+    """Return what makes a pod's `rank` stop its pod, kill itself or freeze at the given call of a function.
+
+    Args:
+        folder: where the hook is written to that its Python loads as it starts.
+        act: stop, kill or freeze.
+        place: the function's qualified name.
+        call: which of the calls, from 1.
+        rank: the rank in the whole group.
+    """
+    hook = folder / "hook"
+    hook.mkdir(exist_ok=True)
+    (hook / "sitecustomize.py").write_text(HOOK)
+    path = os.pathsep.join([str(hook), os.environ.get("PYTHONPATH", "")])
+    return {"ACT": act, "ACT_IN": place, "ACT_CALL": str(call), "ACT_RANK": str(rank), "PYTHONPATH": path}

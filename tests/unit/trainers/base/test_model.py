@@ -48,6 +48,19 @@ def gradient(made: model.Trainee, batch: batches.Batch) -> torch.Tensor:
     return made.gradient.clone()
 
 
+def test_every_linear_layer_is_nf4_with_double_quantisation_and_has_an_adapter(tiny: Path) -> None:
+    made = trainee(tiny)
+    layers = weights.quantized_layers(made.model)
+    kinds = {name.split(".")[-2] for name in layers}
+    assert kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    states = [layer.weight.quant_state for layer in layers.values()]
+    assert {(state.quant_type, state.nested, state.state2 is None) for state in states} == {
+        ("nf4", True, False)
+    }
+    assert {layer.compute_dtype for layer in layers.values()} == {model.compute_type(CPU)}
+    assert {name.removesuffix(".base_layer") for name in layers} == {n.split(".lora_")[0] for n in made.names}
+
+
 @pytest.mark.parametrize("kind", ["qlora", "lora"])
 def test_a_pack_and_a_padded_batch_give_each_row_the_logits_it_has_alone(
     tiny: Path, split: dataset.Split, kind: str

@@ -1,6 +1,7 @@
 """Checkpoints are written beside the run; the newest whole one of one's own run is found, few are kept."""
 
 import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -214,6 +215,20 @@ def test_staged_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     may_copy.set()
     waiting.join()
     assert told == ["copied", "staged"]
+
+
+def test_what_the_loop_waits_for_is_done_at_its_priority_and_the_rest_below_every_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    found, ours = dict[str, int](), priority()
+    for owner, name in ((Staging, "copy"), (checkpoint, "write")):
+        monkeypatch.setattr(owner, name, lambda *_, name=name: found.update({name: priority()}))
+    save(store(tmp_path), 1)
+    assert found == {"copy": ours, "write": 19}
+    assert priority() == ours
 
 
 def test_a_save_waits_for_the_one_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,36 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_pods import Pod, start_pods
+from training_pods import Pod, acting, start_pods
 
 from anneal_api.runs import FineTuneRun, attempt_folder, runs_folder
 from anneal_trainers import prepare
 from anneal_trainers.records import ledger
 from anneal_trainers.records.store import Store
 
-HOOK = """
-import os, signal, sys, threading, time
-place, left = os.environ.get("AT"), [int(os.environ.get("CALL", "0"))]
-act = {
-    "stop": lambda: os.kill(os.getppid(), signal.SIGTERM),  # the launcher's
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "freeze": lambda: time.sleep(600),
-}[os.environ.get("ACT", "stop")]
-def watch(frame, event, argument):
-    if event == "call" and frame.f_code.co_qualname == place:
-        left[0] -= 1
-        if left[0] == 0:
-            act()
-class Late:
-    # From the loop on: watching the libraries load would take many times as long.
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == "anneal_trainers.training.loop":
-            sys.setprofile(watch)
-            threading.setprofile(watch)
-if place and os.environ.get("RANK") == "1":
-    sys.meta_path.insert(0, Late)
-"""
 GRACE = 100
 STEP = "Tally.ask"
 """A function that a step calls once, when its gradient is computed and before the ranks add up."""
@@ -51,16 +28,7 @@ FIELDS: dict[str, Any] = {
 
 def started(run: FineTuneRun, folder: Path, act: str, place: str, call: int) -> Pod:
     """Start an attempt whose second rank acts at the given call of the function `place`."""
-    (folder / "hook").mkdir()
-    (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-    path = os.pathsep.join([str(folder / "hook"), os.environ.get("PYTHONPATH", "")])
-    extra = {
-        "ACT": act,
-        "AT": place,
-        "CALL": str(call),
-        "PYTHONPATH": path,
-        "ANNEAL_GRACE_SECONDS": str(GRACE),
-    }
+    extra = acting(folder, act, place, call, rank=1) | {"ANNEAL_GRACE_SECONDS": str(GRACE)}
     extra |= {"TORCH_FR_DUMP_TEMP_FILE": f"{folder}/flight-"}
     extra |= {"TORCH_NCCL_DEBUG_INFO_PIPE_FILE": f"{folder}/pipe-"}
     (pod,) = start_pods(run, folder, **extra)

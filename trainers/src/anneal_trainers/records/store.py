@@ -1,10 +1,12 @@
 """The checkpoints of a run: written beside it without stopping it, kept few, found again by later attempts.
 
 Saving costs the loop nothing but a thread's start: that thread copies the live tensors while the next step runs forward
-and backward, which leave them alone, and writes the copy. The loop asks `Store.staged()` before it updates them.
+and backward, which leave them alone, and writes the copy at the lowest priority: where cores are short, the loop's
+come first. The loop asks `Store.staged()` before it updates them.
 """
 
 import contextlib
+import os
 import re
 import sys
 import threading
@@ -21,6 +23,9 @@ from anneal_trainers.records import checkpoint, ledger
 from anneal_trainers.records.checkpoint import STATE, Checkpoint, State, name_of, step_of, steps_in
 from anneal_trainers.records.runs import names_in, storage_away
 from anneal_trainers.records.staging import Staging
+
+LOWEST_PRIORITY = 19
+"""As `nice` counts."""
 
 
 class Timer:
@@ -181,6 +186,7 @@ class Store:
                 tensors = self._staging.copy(live, moment)
             finally:
                 self._staged.set()
+            give_way()
             with storage_away(self._own, "written"):
                 ledger.write(self._own, lines)
                 checkpoint.write(join(self._own, name_of(state.step)), state, tensors)
@@ -204,6 +210,11 @@ class Store:
             elif filesystem.exists(f"{path}/{STATE}"):
                 with contextlib.suppress(OSError):
                     filesystem.rm(path, recursive=True)
+
+
+def give_way() -> None:
+    """Let every other thread of the process go before this one; on Linux a thread has a priority of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
 def superfluous(steps: Mapping[int, list[int]], keep: int, best: int, verified: int) -> list[tuple[int, int]]:
