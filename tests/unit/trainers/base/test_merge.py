@@ -57,6 +57,7 @@ def test_a_wrong_merge_is_found(smollm: Path) -> None:
         merge.check_parity(tuned, right, BATCH)
 
 
+@pytest.mark.slow
 def test_where_float32_itself_exceeds_the_limit_float64_is_the_judge(deep: Path) -> None:
     tuned = adapted(deep)
     merged = merge.merged_model(tuned)

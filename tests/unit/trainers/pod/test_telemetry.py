@@ -69,6 +69,7 @@ def test_tensorboard_files_reach_a_store_of_objects(tmp_path: Path) -> None:
     assert [step for step, _ in scalars(tmp_path, "loss")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*filesystem:FutureWarning")
 def test_mlflow_gets_every_step_once_and_all_attempts_are_one_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -91,7 +91,9 @@ def make_mode(folder: Path, mode: str, **more: Any) -> Run:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stopped_at", [1, 4, 5])
+@pytest.mark.parametrize(
+    "stopped_at", [4, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(
     tmp_path: Path, mode: str, stopped_at: int
 ) -> None:

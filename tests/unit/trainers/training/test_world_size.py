@@ -68,7 +68,7 @@ def trained(tiny: Path, store: Path, kind: str, world: int, attempt: int) -> tup
     ("kind", "compute"),
     [
         ("lora", torch.float32),
-        ("qlora", torch.float32),
+        pytest.param("qlora", torch.float32, marks=pytest.mark.slow),
         # A CPU computes bf16 many times slower than an accelerator.
         pytest.param("qlora", torch.bfloat16, marks=pytest.mark.slow),
     ],
