@@ -7,7 +7,6 @@ synchronous save. Beside the time stands what it was made of: the CPU time of th
 other work does not touch, and that of the thread that writes, which the loop pays only where no core is spare.
 """
 
-import statistics
 import threading
 import time
 from dataclasses import astuple, dataclass
@@ -126,19 +125,18 @@ def timings(usual: list[Cost], touched: list[list[Cost]]) -> list[Figure]:
     alone = np.asarray([astuple(cost) for cost in usual]) * 1e3
     sums = np.asarray([np.sum([astuple(cost) for cost in during], axis=0) for during in touched]) * 1e3
     counts = np.asarray([len(during) for during in touched])
-    wall, loop_cpu = (sums[:, n] - counts * statistics.median(alone[:, n]) for n in (0, 1))
-    stall = statistics.median(wall)
-    low, high = np.quantile(alone[:, 0], [0.25, 0.75])
+    stall, loop_cpu = (float(np.median(sums[:, n] - counts * np.median(alone[:, n]))) for n in (0, 1))
+    low, usually, high = np.quantile(alone[:, 0], [0.25, 0.5, 0.75]).tolist()
     return [
         Figure("checkpoint: stall of the loop", stall, "ms", "", f"<= {TARGET_MS}", stall <= TARGET_MS),
-        Figure("checkpoint: of that, waiting for the staging copy", statistics.median(sums[:, 3]), "ms"),
-        Figure("checkpoint: of that, CPU time of the loop's thread", statistics.median(loop_cpu), "ms"),
+        Figure("checkpoint: of that, waiting for the staging copy", float(np.median(sums[:, 3])), "ms"),
+        Figure("checkpoint: of that, CPU time of the loop's thread", loop_cpu, "ms"),
         Figure(
-            "checkpoint: CPU time of the thread that copies and writes", statistics.median(sums[:, 2]), "ms"
+            "checkpoint: CPU time of the thread that copies and writes", float(np.median(sums[:, 2])), "ms"
         ),
-        Figure("checkpoint: steps it touches", statistics.median(counts.tolist()), "steps"),
-        Figure("steps without a save: median", statistics.median(alone[:, 0]), "ms"),
-        Figure("steps without a save: the middle half of them lies within", float(high - low), "ms"),
+        Figure("checkpoint: steps it touches", float(np.median(counts)), "steps"),
+        Figure("steps without a save: median", usually, "ms"),
+        Figure("steps without a save: the middle half of them lies within", high - low, "ms"),
     ]
 
 
