@@ -154,7 +154,7 @@ def finetune_keys(
         train=train,
         evaluate=_stage_key("evaluate", adapter=train, suites=[]),
         export=export,
-        suites=_stage_key("suites", suites=[suite_key(export, digest) for digest in scored_digests]),
+        suites=_stage_key("suites", model=export, suites=list(scored_digests)),
     )
 
 
