@@ -36,10 +36,10 @@ while :; do sleep 0.05; done
 
 
 def test_rank_0_serves_and_the_others_only_compute() -> None:
-    words = " ".join(ranks.command(3, SERVER, Path("/work/leader.pid")))
+    words = " ".join(ranks.command(3, SERVER, Path("/run/leader.pid")))
     first, second, third = words.split(" : ")
     assert first.startswith("mpirun --bind-to none -n 1 sh -c ")
-    assert "/work/leader.pid /opt/tritonserver/bin/tritonserver --http-port=8000" in first
+    assert "/run/leader.pid /opt/tritonserver/bin/tritonserver --http-port=8000" in first
     assert "--load-model=ensemble" in first
     for rank, part in ((1, second), (2, third)):
         assert part == (
