@@ -74,8 +74,9 @@ def engine_answers(config: DeploymentRun, folder: Path, manifest: Manifest) -> C
     ends = [int(token) for token in manifest.metadata["eosIds"]]
     if config.spec.engine.runtime == "openvino":
         return lambda prompts: _openvino(config, folder, manifest.metadata["properties"], ends, prompts)
+    spec = config.spec.engine
     return lambda prompts: tensorrt_llm.continued(
-        folder / ENGINE_FOLDER, ends, [(p.ids, p.max_tokens) for p in prompts]
+        folder / ENGINE_FOLDER, spec, ends, [(prompt.ids, prompt.max_tokens) for prompt in prompts]
     )
 
 
