@@ -61,9 +61,12 @@ class Load:
     def stop(self) -> None:
         """Let what runs end."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
-        assert self._process.wait(300) == 0
+        code = self._process.wait(300)
         self._reader.join(10)
+        self._process.stdout.close()
+        assert code == 0
 
     @property
     def failed(self) -> list[str]:
