@@ -187,12 +187,14 @@ def stage(name: str) -> Callable[[Json], bool]:
 
 
 @pytest.mark.full
-def test_a_killed_replica_costs_its_own_streams_and_no_others(team: Kube, deployment: Json) -> None:
+@pytest.mark.parametrize("process", ["bin/tritonserver", "triton_python_backend_stub"])
+def test_a_killed_replica_costs_its_own_streams_and_no_others(
+    team: Kube, deployment: Json, process: str
+) -> None:
     scale(team, 3)
     with busy(team, "a replica killed (three serve)", lost=True) as made:
         victim = pods(team, "serve")[0]
-        # The server, process 1 of its container; its backends are processes of their own.
-        os.kill(witness.processes(victim, b"bin/tritonserver")[0], signal.SIGKILL)
+        os.kill(witness.processes(victim, process.encode())[0], signal.SIGKILL)
         time.sleep(20)  # the time in which what is sent to the dead would fail
     judge_lost(made)
     team.wait("modeldeployment", NAME, served(3), 240, "three again")

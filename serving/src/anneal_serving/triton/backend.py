@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 from anneal_serving.triton import generation, grammar, protocol, scheduler, tensors
 from anneal_serving.triton.generation import Generation
 from anneal_serving.triton.grammar import Guide
+from anneal_serving.triton.lifeline import Lifeline
 from anneal_serving.triton.load import Gauges
 from anneal_serving.triton.protocol import Sender
 from anneal_serving.triton.scheduler import Limits
@@ -39,6 +40,7 @@ class TritonPythonModel:
         pipeline = scheduler.open_pipeline(folder, self._limits, properties, tokenizer)
         self._batcher = scheduler.Batcher(pipeline, self._limits.slots, self._gauges.show)
         generation.warm_up(self._batcher, self._limits.slots, self._limits.sequence, end)
+        self._lifeline = Lifeline()
 
     def execute(self, requests: Iterable[Any]) -> None:
         """Queue the requests."""
@@ -67,6 +69,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Finish what runs."""
+        self._lifeline.release()
         self._compiler.close()
         self._batcher.close()
 

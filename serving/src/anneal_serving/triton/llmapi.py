@@ -12,6 +12,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from anneal_serving.triton import generation, protocol
+from anneal_serving.triton.lifeline import Lifeline
 from anneal_serving.triton.llm_queue import LlmQueue
 from anneal_serving.triton.load import Gauges
 from anneal_serving.triton.protocol import Sender
@@ -35,6 +36,7 @@ class TritonPythonModel:
         llm = LLM(model=str(folder), **json.loads(values["arguments"]))
         self._queue = LlmQueue(llm, SamplingParams, slots, self._gauges.show)
         generation.warm_up(self._queue, slots, self._sequence, min(self._stop_ids))
+        self._lifeline = Lifeline()
 
     def execute(self, requests: Iterable[Any]) -> None:
         """Queue the requests."""
@@ -50,4 +52,5 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Finish what runs."""
+        self._lifeline.release()
         self._queue.close()

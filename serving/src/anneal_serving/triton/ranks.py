@@ -6,11 +6,7 @@ them. mpirun is never told to end: it would pass SIGTERM on late and kill soon a
 mpirun end the others. Source of the command: scripts/launch_triton_server.py in TensorRT-LLM 1.2.
 """
 
-import os
-import signal
-import subprocess
 from pathlib import Path
-from types import FrameType
 
 from anneal_serving.triton import tensors
 
@@ -41,28 +37,3 @@ def _rank(server: list[str], rank: int) -> list[str]:
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",
     ]
-
-
-def run(words: list[str], environment: dict[str, str], leader: Path) -> int:
-    """Run `words` to its end and return the exit code, 0 where the end was asked for by SIGTERM."""
-    leader.unlink(missing_ok=True)
-    children: list[subprocess.Popen[bytes]] = []
-    told: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-        _stop(leader, children)
-
-    signal.signal(signal.SIGTERM, stop)
-    children.append(subprocess.Popen(words, env=environment))
-    code = children[0].wait()
-    return 0 if told else code
-
-
-def _stop(leader: Path, children: list[subprocess.Popen[bytes]]) -> None:
-    try:
-        os.kill(int(leader.read_text()), signal.SIGTERM)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        # Nothing serves yet.
-        for child in children:
-            child.terminate()

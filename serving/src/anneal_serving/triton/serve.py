@@ -1,7 +1,6 @@
-"""The `serve` stage: a replica. Writes the model repository and becomes tritonserver.
+"""The `serve` stage: a replica. Writes the model repository and runs tritonserver.
 
-After the start this process is Triton itself (exec), so signals and the exit code are Triton's own; a replica of several
-accelerators is several of them, see `ranks`.
+SIGTERM and the exit code are Triton's own, see `supervisor`; a replica of several accelerators is several of them, see `ranks`.
 """
 
 import importlib.util
@@ -11,7 +10,6 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
-from typing import NoReturn
 
 from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_api.runs import DeploymentRun
@@ -19,7 +17,7 @@ from anneal_runtime import artifacts, stage
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused, StageError
 from anneal_serving import stages
-from anneal_serving.triton import ranks, repository
+from anneal_serving.triton import ranks, repository, supervisor
 
 HTTP_PORT = 8000
 GRPC_PORT = 8001
@@ -36,7 +34,7 @@ _KEEPALIVE_MS = 5000
 
 
 def main() -> int:
-    """Read the run, open the engine, write the repository, exec tritonserver; returns only on failure."""
+    """Read the run, open the engine, write the repository, run tritonserver to its end."""
     try:
         run = stage.read_run(DeploymentRun)
         work = Path(os.environ.get(ENV_WORK, "/work"))
@@ -49,16 +47,10 @@ def main() -> int:
         stage.report(outcome)
         return EXIT_CODES[verdict]
     environment = os.environ | {"LD_LIBRARY_PATH": library_path(triton)}
-    size = run.spec.engine.tensor_parallel_size
-    if size == 1 or run.spec.engine.runtime != "tensorrt-llm-engine":
-        return become(command, environment)
-    leader = work / "leader.pid"
-    return ranks.run(ranks.command(size, command, leader), environment, leader)
-
-
-def become(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Turn this process into `command`."""
-    os.execve(command[0], command, environment)
+    size, leader = run.spec.engine.tensor_parallel_size, work / "leader.pid"
+    if size > 1 and run.spec.engine.runtime == "tensorrt-llm-engine":
+        command = ranks.command(size, command, leader)
+    return supervisor.run(command, environment, leader)
 
 
 def write_repository(run: DeploymentRun, work: Path) -> None:

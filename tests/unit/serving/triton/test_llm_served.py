@@ -5,9 +5,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
 
@@ -22,10 +24,9 @@ STANDIN = Path(__file__).parents[3] / "standin"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def served(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@contextmanager
+def serving(world: Any, work: Path) -> Iterator[Served]:
     """A replica of two slots and a gateway."""
-    work = tmp_path_factory.mktemp("llm")
     limits = {"maxBatchSize": 2, "maxInputLength": 256, "maxSequenceLength": 512}
     run = world.run(
         quantization={"method": "none"}, engine={"runtime": "tensorrt-llm-pytorch"} | limits, drainSeconds=20
@@ -62,6 +63,12 @@ def served(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield Served(replica, (http, grpc, metrics), url, work / "gateway.json", log, encoder)
 
 
+@pytest.fixture(scope="module")
+def served(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(world, tmp_path_factory.mktemp("llm")) as made:
+        yield made
+
+
 def test_an_answer_is_the_models_own(served: Served, world: Any) -> None:
     ids = served.encoder.encode(HELLO, add_generation_prompt=True).ids
     with torch.no_grad():
@@ -75,6 +82,27 @@ def test_an_answer_is_the_models_own(served: Served, world: Any) -> None:
 def test_the_load_is_told_under_the_same_names(served: Served) -> None:
     assert served.gauge("anneal_requests_active") == 0
     assert served.gauge("anneal_requests_waiting") == 0
+
+
+def stub_of(replica: int) -> int:
+    """Return the process of the model below a replica's."""
+    [server] = Path(f"/proc/{replica}/task/{replica}/children").read_text().split()
+    below = Path(f"/proc/{server}/task").glob("*/children")
+    found = [pid for path in below for pid in path.read_text().split()]
+    [stub] = [pid for pid in found if b"/tensorrt_llm/1/model.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return int(stub)
+
+
+def test_a_replica_ends_with_its_model_and_its_streams_fail_at_once(world: Any, tmp_path: Path) -> None:
+    with serving(world, tmp_path) as own, own.client as client:
+        stream = client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=450, temperature=0, stream=True
+        )
+        next(stream)
+        os.kill(stub_of(own.replica.pid), signal.SIGKILL)
+        with pytest.raises(openai.APIError):
+            list(stream)
+        assert own.replica.wait(20) == 128 + signal.SIGKILL
 
 
 def test_sigterm_lets_a_stream_end(served: Served) -> None:

@@ -63,9 +63,9 @@ def programs(tmp_path: Path) -> Path:
 def test_sigterm_drains_the_first_before_the_others_go(programs: Path) -> None:
     leader, log = programs / "leader.pid", programs / "log"
     code = (
-        "import sys; from pathlib import Path; from anneal_serving.triton import ranks;"
+        "import sys; from pathlib import Path; from anneal_serving.triton import ranks, supervisor;"
         f"words = ranks.command(2, ['{programs}/tritonserver', 'x'], Path('{leader}'));"
-        f"sys.exit(ranks.run(['{programs}/mpirun', *words[1:]], {{'PATH': '/usr/bin:/bin'}}, Path('{leader}')))"
+        f"sys.exit(supervisor.run(['{programs}/mpirun', *words[1:]], {{'PATH': '/usr/bin:/bin'}}, Path('{leader}')))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     pace = threading.Event()
