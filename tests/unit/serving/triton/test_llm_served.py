@@ -89,7 +89,9 @@ def stub_of(replica: int) -> int:
     [server] = Path(f"/proc/{replica}/task/{replica}/children").read_text().split()
     below = Path(f"/proc/{server}/task").glob("*/children")
     found = [pid for path in below for pid in path.read_text().split()]
-    [stub] = [pid for pid in found if b"/tensorrt_llm/1/model.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    [stub] = [
+        pid for pid in found if b"/tensorrt_llm/1/model.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     return int(stub)
 
 
