@@ -13,6 +13,8 @@ from scenarios import BY_NAME, Scenario
 
 TOLD_AGAIN = 3
 """Writes of status that lists which are older than the resource itself may cost, or spare."""
+OTHERS_MOVE = {"followed": 1, "taken-over": 1}
+"""Writes more or less where something else moves on while a fault delays: the job that is followed, a rollout's next step."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _count(plan: Plan, written: list[str], calm: list[str]) -> str:
     most = MEDDLERS[plan.fault].costs if plan.fault in MEDDLERS else 0
     if plan.fault == "lagging" and all(what.startswith("status ") for what in more + less):
         fewest, most = -TOLD_AGAIN, TOLD_AGAIN
-    if min(fewest, most) <= len(more) - len(less) <= max(fewest, most):
+    slack = OTHERS_MOVE.get(plan.scenario, 0)
+    if min(fewest, most) - slack <= len(more) - len(less) <= max(fewest, most) + slack:
         return ""
     return f"{len(more) - len(less):+d} writes: {more} and not {less}"
 

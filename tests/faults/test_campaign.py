@@ -11,6 +11,8 @@ without a change, an operator that looks again at the end writes nothing, and no
   may have a state told twice, or skipped: up to three writes of status more or less, and no other write; its Event twice.
 - What others change in the operator's objects costs the one write that puts it right: labels or the owner reference
   of an object in use taken away, a Service changed.
+- Where a deployment follows a job, or one version another, a delay may show one state more or less of what moves on
+  meanwhile: one write.
 - A resource that is deleted and made again under its name costs as many writes as if it had been alone; the writes
   for its predecessor are not counted.
 
