@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.model_shapes import DEEPSEEK_33B
 
 from anneal_api.memory import (
     ACCELERATOR,
@@ -17,18 +18,6 @@ from anneal_api.memory import (
     training_plan,
 )
 
-DEEPSEEK_33B = ModelShape(
-    architecture="LlamaForCausalLM",
-    layers=62,
-    hidden=7168,
-    intermediate=19200,
-    heads=56,
-    kv_heads=8,
-    head_size=128,
-    vocabulary=32256,
-    max_positions=16384,
-    tied=False,
-)
 SMALL = ModelShape(
     architecture="LlamaForCausalLM",
     layers=3,

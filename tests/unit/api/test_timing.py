@@ -1,27 +1,12 @@
 """How long AWQ takes: near what was measured for a small model, and of the right order for a large one."""
 
 import pytest
+from tests.model_shapes import DEEPSEEK_33B, SMOLLM2
 
 from anneal_api import sizing, timing
-from anneal_api.memory import ModelShape
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile
 
-SMOLLM2 = ModelShape(
-    architecture="LlamaForCausalLM",
-    layers=30,
-    hidden=576,
-    intermediate=1536,
-    heads=9,
-    kv_heads=3,
-    head_size=64,
-    vocabulary=49152,
-    max_positions=8192,
-    tied=True,
-)
-DEEPSEEK_33B = SMOLLM2.model_copy(
-    update={"layers": 62, "hidden": 7168, "intermediate": 19200, "heads": 56, "kv_heads": 8, "head_size": 128}
-)
 A100 = AcceleratorProfile(
     name="a100-80g", memory_gib=79, compute_capability="8.0", resource_name="nvidia.com/gpu"
 )

@@ -3,10 +3,10 @@
 import pytest
 from objects import deployment, job
 from rich.console import Console
+from tests.model_shapes import SMOLLM2
 
 from anneal_api import sizing
 from anneal_api.finetunejob import FineTuneJobSpec
-from anneal_api.memory import ModelShape
 from anneal_cli import planning
 from anneal_runtime.errors import Refused
 
@@ -16,24 +16,12 @@ VALUES = {
         {"name": "a10-24g", "memoryGib": 0.5, "resourceName": "g"},
     ]
 }
-SHAPE = ModelShape(
-    architecture="LlamaForCausalLM",
-    layers=30,
-    hidden=576,
-    intermediate=1536,
-    heads=9,
-    kv_heads=3,
-    head_size=64,
-    vocabulary=49152,
-    max_positions=8192,
-    tied=True,
-)
 
 
 def test_a_run_that_fits_is_told_term_by_term() -> None:
     profiles = planning.profiles_of(VALUES)
-    got = planning.need(job(), SHAPE, profiles)
-    expected = sizing.training(FineTuneJobSpec.model_validate(job()["spec"]), SHAPE, profiles[0])
+    got = planning.need(job(), SMOLLM2, profiles)
+    expected = sizing.training(FineTuneJobSpec.model_validate(job()["spec"]), SMOLLM2, profiles[0])
     assert got.arithmetic == expected.arithmetic
     assert got.needed == pytest.approx(sum(got.terms.values()))
     console = Console(width=300)
@@ -44,7 +32,7 @@ def test_a_run_that_fits_is_told_term_by_term() -> None:
 
 
 def test_a_replica_that_is_too_large_does_not_fit() -> None:
-    got = planning.need(deployment(), SHAPE, planning.profiles_of(VALUES))
+    got = planning.need(deployment(), SMOLLM2, planning.profiles_of(VALUES))
     assert not got.fits
     assert "KV cache" in got.terms
 
@@ -61,7 +49,7 @@ def test_a_replica_that_is_too_large_does_not_fit() -> None:
 )
 def test_what_is_wrong_is_named(spec: dict[str, object], told: str) -> None:
     with pytest.raises(Refused, match=told):
-        planning.need(job(**spec), SHAPE, planning.profiles_of(VALUES))
+        planning.need(job(**spec), SMOLLM2, planning.profiles_of(VALUES))
 
 
 @pytest.mark.parametrize("values", [{}, None, {"accelerators": [{"name": "x"}]}])

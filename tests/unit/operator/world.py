@@ -7,9 +7,9 @@ from typing import Any
 from api_server import ApiServer, Object, Stopped
 from pydantic import BaseModel
 from stage_player import Player
+from tests.model_shapes import SMOLLM2
 
 from anneal_api.base import API_VERSION, ArtifactRef
-from anneal_api.memory import ModelShape
 from anneal_api.outcome import (
     DeploymentInspection,
     DeploymentKeys,
@@ -31,18 +31,6 @@ from anneal_api.profiles import OperatorConfig
 from anneal_operator import times
 from anneal_operator.reconciler import Key, Reconciler
 
-SHAPE = ModelShape(
-    architecture="LlamaForCausalLM",
-    layers=30,
-    hidden=576,
-    intermediate=1536,
-    heads=9,
-    kv_heads=3,
-    head_size=64,
-    vocabulary=49152,
-    max_positions=8192,
-    tied=True,
-)
 CONFIG = OperatorConfig.model_validate(
     {
         "images": {"trainers": "anneal/trainers:1", "serving": "anneal/serving:1"},
@@ -104,7 +92,7 @@ def inspected(*published: str, shards: int = 1) -> Outcome:
     return succeeded(
         FineTuneInspection(
             base_digest="sha256:" + "0" * 64,
-            shape=SHAPE,
+            shape=SMOLLM2,
             tasks=[TaskFacts(name="a", digest="sha256:" + "9" * 64, rows=100)],
             shards=shards,
             keys=FineTuneKeys(prepare="1" * 64, train="2" * 64, evaluate="3" * 64, export="4" * 64),
@@ -132,7 +120,7 @@ def deployment_inspected(*published: str, letter: str = "4") -> Outcome:
     return succeeded(
         DeploymentInspection(
             model=ref("model", letter),
-            shape=SHAPE,
+            shape=SMOLLM2,
             keys=DeploymentKeys(quantize="5" * 64, engine="6" * 64, gate="7" * 64),
             published={stage: REFS[stage] for stage in published},
             gate=gated() if "gate" in published else None,
