@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cluster.kube import Json, Kube
+from tests.cluster.kube import Json, Kube, idle
 from tests.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -71,41 +71,6 @@ def rows(count: int, words: str) -> str:
     return "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
 
 
-def _loader(image: str) -> Json:
-    restricted = {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "loader"},
-        "spec": {
-            # Tests of faults take training nodes away.
-            "nodeSelector": {"anneal.dev/pool": "serving"},
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "fsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "loader",
-                    "image": image,
-                    "command": ["python3", "-c", "import signal; signal.pause()"],
-                    "securityContext": restricted,
-                    "volumeMounts": [{"name": "store", "mountPath": "/mnt/anneal/store"}],
-                }
-            ],
-            "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "store"}}],
-        },
-    }
-
-
 def _claim() -> Json:
     return {
         "apiVersion": "v1",
@@ -126,7 +91,7 @@ def team(
     subprocess.run(["kubectl", "create", "namespace", kube.namespace], check=True)
     level = "pod-security.kubernetes.io/enforce=restricted"
     subprocess.run(["kubectl", "label", "namespace", kube.namespace, level], check=True)
-    kube.apply(_claim(), _loader(image(operator, "trainers")))
+    kube.apply(_claim(), idle("loader", image(operator, "trainers"), "store"))
     kube.run("wait", "--for=condition=Ready", "--timeout=120s", "pod/loader")
     folder = tmp_path_factory.mktemp("store")
     write_tiny_model(folder / "base")

@@ -86,3 +86,34 @@ def holds(kind: str, status: str = "True", reason: str = "") -> Callable[[Json],
         return found["status"] == status and (not reason or found["reason"] == reason)
 
     return check
+
+
+def idle(name: str, image: str, claim: str = "") -> Json:
+    """Return a restricted pod that waits for `exec`, on the node that nobody takes away; with a claim mounted."""
+    volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}}] if claim else []
+    container = {
+        "name": name,
+        "image": image,
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": claim, "mountPath": f"/mnt/anneal/{claim}"} for _ in volumes],
+    }
+    spec = {
+        # Tests of faults take training nodes away.
+        "nodeSelector": {"anneal.dev/pool": "serving"},
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.kube import Json, Kube
+from tests.cluster.kube import Kube
 
 PROGRAM = Path(__file__).with_name("load_in_pod.py").read_text()
 
@@ -87,35 +87,3 @@ def load(team: Kube, model: str, streams: int, tokens: int) -> Iterator[Load]:
         yield made
     finally:
         made.stop()
-
-
-def client(image: str) -> Json:
-    """Return the pod that the load runs in, on the node that nobody takes away."""
-    restricted = {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "client"},
-        "spec": {
-            "nodeSelector": {"anneal.dev/pool": "serving"},
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "client",
-                    "image": image,
-                    "command": ["python3", "-c", "import signal; signal.pause()"],
-                    "securityContext": restricted,
-                }
-            ],
-        },
-    }

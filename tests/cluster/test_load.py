@@ -15,8 +15,8 @@ import pytest
 from tests.cluster import witness
 from tests.cluster.conftest import finetunejob, image, modeldeployment, upload
 from tests.cluster.group import cluster
-from tests.cluster.kube import Json, Kube, holds
-from tests.cluster.load import Load, client, load, shortest
+from tests.cluster.kube import Json, Kube, holds, idle
+from tests.cluster.load import Load, load, shortest
 from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.cluster
@@ -50,7 +50,7 @@ def model(operator: Kube, team: Kube, tmp_path_factory: pytest.TempPathFactory) 
         tasks=[{"name": "letters", "data": {"uri": "pvc://store/long.jsonl"}}],
         workers={"nodes": 1},
     )
-    team.apply(made, client(image(operator, "serving")))
+    team.apply(made, idle("client", image(operator, "serving")))
     done = team.wait("finetunejob", "endless", holds("Complete"), 420, "Complete")
     team.run("wait", "--for=condition=Ready", "--timeout=120s", "pod/client")
     return str(done["status"]["artifacts"]["merged"]["uri"])
