@@ -383,14 +383,15 @@ def test_the_model_answers_as_the_real_one(seed: int, namespace: str) -> None:
 
 
 def test_a_watch_from_too_long_ago_is_gone(namespace: str) -> None:
+    """Of the twin, which the server began to cache at its CRD: what it caches from its own start begins at 1."""
     real, model = Real(namespace), Modelled(namespace)
-    obj = base("ConfigMap", "x", namespace, data={"a": "1"})
+    obj = base("FineTuneJob", "x", namespace, spec=SPEC)
     for side in (real, model):
         side.create(obj, "user")
     model.server.compact()
     for side in (real, model):
         with pytest.raises(ApiError) as gone:
-            side.watch("ConfigMap", "1" if side is real else "0")
+            side.watch("FineTuneJob", "1" if side is real else "0")
         assert (gone.value.status, gone.value.reason) == (410, "Expired")
 
 
