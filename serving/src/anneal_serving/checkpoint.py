@@ -5,7 +5,6 @@ gate read it through `Checkpoint`. Layout and key names are those of TensorRT-LL
 """
 
 import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from anneal_api.version import VERSION
+from anneal_runtime import tensor_file
 from anneal_serving import int4
 from anneal_serving.decoder import Decoder
 from anneal_serving.int4 import Array
@@ -131,23 +131,19 @@ class Writer:
     """
 
     def __init__(self, path: Path, specs: dict[str, Spec]) -> None:
-        header, self._offsets, end = {}, {}, 0
-        for name, (dtype, shape) in specs.items():
-            start, end = end, end + dtype.itemsize * int(np.prod(shape))
-            header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-            self._offsets[name] = start
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self._specs, self._base, self._left = specs, 8 + len(text), set(specs)
+        first, self._starts = tensor_file.begin(
+            {n: tensor_file.Spec(_CODES[dtype], dtype.itemsize, shape) for n, (dtype, shape) in specs.items()}
+        )
+        self._specs, self._left = specs, set(specs)
         self._stream: BinaryIO = path.open("wb")
-        self._stream.write(struct.pack("<Q", len(text)) + text)
+        self._stream.write(first)
 
     def write(self, name: str, value: Array) -> None:
         """Write one tensor, cast to the dtype it was announced with."""
         dtype, shape = self._specs[name]
         if value.shape != shape:
             raise ValueError(f"{name} has shape {value.shape}, announced was {shape}")
-        self._stream.seek(self._base + self._offsets[name])
+        self._stream.seek(self._starts[name])
         self._stream.write(np.ascontiguousarray(value.astype(dtype, copy=False)).data)
         self._left.discard(name)
 

@@ -9,19 +9,21 @@ the state of both.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from anneal_runtime import tensor_file
 from anneal_runtime.artifacts import sha256
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import flush_to_disk, is_local, resolve
@@ -30,6 +32,10 @@ from anneal_trainers.records.staging import Tensors
 
 STATE, TENSORS = "state.json", "state.safetensors"
 Checkpoint = tuple["State", Tensors]
+_CODES = {torch.float32: "F32"}
+"""What is trained and its moments are float32 whatever the base computes in."""
+_PIECE = 1 << 20
+"""Bytes that are hashed and written in turn."""
 REMEDY = "go on with the trainers image that began this job, or create the job again"
 
 
@@ -121,7 +127,7 @@ def load(uri: str, run: str) -> Checkpoint | None:
         file = Path(path, TENSORS) if is_local(uri) else Path(scratch, TENSORS)
         if not is_local(uri):
             filesystem.get_file(f"{path}/{TENSORS}", str(file))
-        if written["run"] == run and _digest(written, file) == written["sha256"]:
+        if written["run"] == run and _digest(written, sha256(file)) == written["sha256"]:
             return _state(uri, written), load_file(file)
     return None
 
@@ -138,17 +144,37 @@ def _state(uri: str, written: dict[str, Any]) -> State:
 
 
 def _fill(folder: Path, state: State, tensors: Tensors) -> Path:
-    save_file(tensors, folder / TENSORS)
-    whole: dict[str, Any] = asdict(replace(state, sha256=_digest(asdict(state), folder / TENSORS)))
+    digest = _stream(folder / TENSORS, tensors)
+    whole: dict[str, Any] = asdict(replace(state, sha256=_digest(asdict(state), digest)))
     flush_to_disk(folder / TENSORS)
     (folder / STATE).write_text(json.dumps(whole))
     flush_to_disk(folder / STATE)
     return folder
 
 
-def _digest(written: Mapping[str, Any], tensors: Path) -> str:
+def _stream(path: Path, tensors: Tensors) -> str:
+    """Write a safetensors file and return its hex sha256: each piece is hashed while the processor's cache holds it.
+
+    The sum is that of what was to be written, not of what a read of the file would give.
+    """
+    ordered = dict(sorted(tensors.items()))
+    specs = {n: tensor_file.Spec(_CODES[t.dtype], t.itemsize, tuple(t.shape)) for n, t in ordered.items()}
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in itertools.chain([tensor_file.begin(specs)[0]], *map(_pieces, ordered.values())):
+            digest.update(piece)
+            file.write(piece)
+    return digest.hexdigest()
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[bytes | memoryview]:
+    content = tensor.reshape(-1).view(torch.uint8).numpy()
+    return (content[start : start + _PIECE].data for start in range(0, len(content), _PIECE))
+
+
+def _digest(written: Mapping[str, Any], tensors: str) -> str:
     content = json.dumps({**written, "sha256": ""}, sort_keys=True)
-    return hashlib.sha256(f"{content}\n{sha256(tensors)}".encode()).hexdigest()
+    return hashlib.sha256(f"{content}\n{tensors}".encode()).hexdigest()
 
 
 def name_of(step: int) -> str:
