@@ -65,10 +65,9 @@ def _result(run: FineTuneRun, suite: Suite) -> SuiteResult:
 
 @cache
 def load(folder: Path) -> InProcess:
-    """Return the model in `folder`, in bfloat16 on an accelerator and float32 on a CPU, to be asked in this process."""
+    """Return the model in `folder`, in the type a run computes in, to be asked in this process."""
     device, encoder = model.pick_device(0), ChatEncoder.load(folder)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=model.compute_type(device))
     network.to(device).eval()
     ends = sorted({*encoder.eos_ids, encoder.end_of_text})
     longest = int(network.config.max_position_embeddings)

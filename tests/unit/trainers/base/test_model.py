@@ -151,3 +151,16 @@ def test_other_weights_are_used_without_copying_them(tiny: Path, split: dataset.
     other.fill_(torch.nan)
     assert torch.isfinite(gradient(made, batch)).all()
     assert made.gradient.norm() > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "kind"),
+    [((7, 0), torch.float32), ((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    ids=["V100", "T4", "A100", "H100"],
+)
+def test_bf16_is_computed_in_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], kind: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert model.compute_type(torch.device("cuda", 0)) is kind
+    assert model.compute_type(CPU) is torch.float32

@@ -24,6 +24,8 @@ from anneal_trainers.data.batches import Batch
 from anneal_trainers.pod.group import Group
 
 Strategy = Literal["ddp", "fsdp"]
+BF16_SINCE = (8, 0)
+"""The compute capability that multiplies in bf16: Ampere's (CUDA C++ Programming Guide, compute capabilities)."""
 
 
 @dataclass
@@ -99,8 +101,9 @@ def pick_device(local_rank: int) -> torch.device:
 
 
 def compute_type(device: torch.device) -> torch.dtype:
-    """Return bf16 on an accelerator; float32 on CPUs, of which many have no bf16 and all must agree."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    """Return bf16 on an accelerator that has it; float32 on others and on CPUs, which must all agree."""
+    has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_SINCE
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def assemble(
