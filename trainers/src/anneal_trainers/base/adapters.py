@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -13,6 +12,7 @@ from anneal_api.finetunejob import Adapter
 from anneal_runtime.errors import Refused
 from anneal_trainers.base.base_model import LINEAR
 from anneal_trainers.base.init_from import BASE_DIGEST, CONFIG_FILE, TENSORS_FILE
+from anneal_trainers.base.libraries import peft
 from anneal_trainers.base.weights import is_finite
 
 

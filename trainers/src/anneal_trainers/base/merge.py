@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import bitsandbytes.functional
-import peft
 import torch
 import transformers
 from torch.nn import functional
 
 from anneal_trainers.base import added_tokens, attention
+from anneal_trainers.base.libraries import bitsandbytes, peft
 from anneal_trainers.base.model import hidden_states
 from anneal_trainers.base.weights import quantized_layers
 from anneal_trainers.data.batches import Batch

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import peft
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -20,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from anneal_api.finetunejob import Adapter
 from anneal_trainers.base import adapters, added_tokens, weights
+from anneal_trainers.base.libraries import peft
 from anneal_trainers.data.batches import Batch
 from anneal_trainers.pod.group import Group
 

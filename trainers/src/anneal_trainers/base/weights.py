@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import transformers
-from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 
 from anneal_runtime.errors import Refused
 from anneal_trainers.base import attention
+from anneal_trainers.base.libraries import bitsandbytes
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -51,7 +51,7 @@ def load_base(folder: Path, *, quantized: bool, device: torch.device, dtype: tor
 
 def quantized_layers(model: Any) -> dict[str, Any]:
     """Return the NF4 layers of a model by name."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, Linear4bit)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, bitsandbytes.nn.modules.Linear4bit)}
 
 
 def weight_files(folder: Path) -> list[Path]:
