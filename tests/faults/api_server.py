@@ -110,6 +110,9 @@ class ApiServer:
         held = self.objects.get((kind, namespace, name))
         return dict(copied(held)) if held else None
 
+    def recall(self, kind: str, namespace: str, name: str) -> Object | None:
+        return self.get(kind, namespace, name)
+
     def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
         # The order of a list means nothing; reversed, nobody comes to rely on it.
         found = self.listed(kind, namespace, selector)[0][::-1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from faulty import Plan
 
-from anneal_operator import carry_out, draft, handlers, observed, stages
+from anneal_operator import carry_out, draft, handlers, objects, observed, stages
 from anneal_operator.finetunejob import (
     attempts,
     decide,
@@ -43,10 +43,10 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _without_status_claim(_: Any) -> Any:
-    def write(view: Any, decision: Any, now: str) -> None:
+    def write(view: Any, decision: Any) -> None:
         for obj in decision.create:
             view.cluster.create(obj)
-        original(view, replace(decision, create=[]), now)
+        original(view, replace(decision, create=[]))
 
     original = carry_out._write
     return write
@@ -64,12 +64,12 @@ def _no_owner(real: Any) -> Any:
 def _blind_status(real: Any) -> Any:
     """A status written without its resourceVersion."""
 
-    def write(view: Any, decision: Any, now: str) -> None:
+    def write(view: Any, decision: Any) -> None:
         if decision.status is not None:
             meta = view.resource["metadata"]
             live = view.cluster.server.get(view.resource["kind"], meta["namespace"], meta["name"])
             view.resource["metadata"] = {**meta, "resourceVersion": live["metadata"]["resourceVersion"]}
-        real(view, decision, now)
+        real(view, decision)
 
     return write
 
@@ -92,10 +92,10 @@ def _always_status(real: Any) -> Any:
 
 
 def _no_uid(real: Any) -> Any:
-    def write(view: Any, decision: Any, now: str) -> None:
+    def write(view: Any, decision: Any) -> None:
         for gone in decision.delete:
             view.cluster.server.remove(gone.kind, gone.namespace, gone.name)
-        real(view, decision, now)
+        real(view, decision)
 
     return write
 
@@ -204,7 +204,7 @@ ALL = [
     Bug("an ended group is left running", swap(training, "_end_others", lambda _: _nothing), plan("not-whole", "after", *range(8, 20))),
     Bug("a plan without labels is no plan", swap(gather.Gatherer, "_with_plan", lambda _: lambda self, resource, found: found), plan("changed-in-flight", "plan-unlabelled", *range(5, 9))),
     Bug("a list from before Kueue let a group go on is an eviction", swap(gather.Gatherer, "_as_held", lambda _: lambda self, resource, found: found), plan("queue-evicted", "lagging", 11) + plan("queued", "lagging", 11)),
-    Bug("a drifted child is left as it is", swap(carry_out, "covers", lambda _: lambda live, wanted: True), plan("changed-in-flight", "drifted", 5, 6, 7)),
+    Bug("a drifted child is left as it is", swap(objects, "covers", lambda _: lambda live, wanted: True), plan("changed-in-flight", "drifted", 5, 6, 7)),
     Bug("an old version is dropped before it is drained", swap(retire, "drain", _drains_at_once), plan("taken-over")),
     Bug("resumption is not noticed", swap(suspend, "is_true", lambda _: lambda *a: False), plan("suspended")),
     Bug("the deadline is not looked at", swap(decide.deadline, "passed", lambda _: lambda *a: False), plan("late")),

@@ -44,13 +44,12 @@ class Faulty:
         """Writes of status that no look should make: a second one, or one that changes nothing."""
         self._statuses = 0
         self._old: dict[Any, Object] | None = None
-        self._first = False
         self._random = random.Random(plan.at)
 
     def look(self) -> None:
         """A reconcile begins; under a read fault it sees the past, as an informer that has fallen behind does."""
         self.looks += 1
-        self._first, self._statuses = True, 0
+        self._statuses = 0
         ill = self.plan.fault in READ_FAULTS and self.plan.at <= self.looks < self.plan.at + SPELL
         self._old = as_of(self.server.history, self.server.version - LAG) if ill else None
 
@@ -59,11 +58,13 @@ class Faulty:
         """Whether the look sees the past."""
         return self._old is not None
 
-    # Reads: lists and the first object may come from a cache, everything later is read live.
+    # Reads: lists and the resource itself come from a cache, everything else is read live.
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        first, self._first = self._first, False
-        if first and self._old is not None and self.plan.fault == "stale":
+        return self.server.get(kind, namespace, name)
+
+    def recall(self, kind: str, namespace: str, name: str) -> Object | None:
+        if self._old is not None and self.plan.fault == "stale":
             return self._old.get((kind, namespace, name))
         return self.server.get(kind, namespace, name)
 

@@ -16,6 +16,7 @@ from anneal_operator.cluster.rest import LEASE_TIMEOUT, RestCluster
 from anneal_operator.leader import Leader
 from anneal_operator.metrics import Metrics
 from anneal_operator.reconciler import Reconciler
+from anneal_operator.recorder import Recorder
 
 ENV_LEASE = "ANNEAL_LEASE"
 LEASE = "default/anneal-operator"
@@ -25,6 +26,8 @@ HEALTH_PORT = "8080"
 ENV_METRICS_PORT = "ANNEAL_METRICS_PORT"
 METRICS_PORT = "8081"
 CRD_PATIENCE = 60.0
+LAST_WORDS = 2.0
+"""Seconds for which an operator that ends still writes Events."""
 
 
 def main() -> int:
@@ -45,11 +48,15 @@ def main() -> int:
     cluster = CachedCluster(
         CountedCluster(RestCluster.connect(leader.writing), figures), handlers.OWNERS.values()
     )
-    watch = handlers.Watch(Reconciler(cluster, HttpPods(), settings, metrics=figures), settings, cluster)
+    recorder = Recorder(cluster)
+    recorder.start()
+    reconciler = Reconciler(cluster, HttpPods(), settings, metrics=figures, tell=recorder.tell)
+    watch = handlers.Watch(reconciler, settings, cluster)
     checks.append(watch.trouble)
     try:
         handlers.run(watch, settings)
     finally:
+        recorder.drain(LAST_WORDS)
         leader.resign()
     return 0
 

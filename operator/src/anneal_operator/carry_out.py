@@ -1,10 +1,12 @@
 """A decision becomes writes, in an order that a stop at any point leaves whole.
 
-What was read may be old. So a child that is to be made is looked for live before anything is written, the status is
-guarded by its resourceVersion, and a decision without a status is carried out only if the resource is still the same.
+What was read may be old. So a child that is to be made is looked for live before anything is written, unless this very
+status is the first to claim it; the status is guarded by its resourceVersion, and a decision without a status is
+carried out only if the resource is still the same.
 
 Events and status come first: a claim (a new attempt) is stored before anything of it is made, and a status that
-could not be written, because somebody was quicker, stops everything after it.
+could not be written, because somebody was quicker, stops everything after it. Events are only handed over: nothing
+waits for them, and one that is refused stops nothing.
 """
 
 import logging
@@ -13,13 +15,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from anneal_api.base import GROUP
-from anneal_operator import times
+from anneal_operator import objects, times
 from anneal_operator.cluster.errors import AlreadyExists, ApiError, Conflict, NotFound
 from anneal_operator.cluster.interface import Cluster
 from anneal_operator.decision import EVENT_LIMIT, Decision, Event, Object
 from anneal_operator.observed import Refusal, owned
 
 log = logging.getLogger(__name__)
+Tell = Callable[[Object], object]
+"""Takes an Event; raises nothing."""
 REFUSED = (400, 403, 422)
 """Answers of admission: a quota, a policy, a webhook or a missing right is against an object."""
 
@@ -57,15 +61,17 @@ class View:
             self.newest = True
 
 
-def carry_out(cluster: Cluster, resource: Object, decision: Decision, now: datetime) -> None:
+def carry_out(cluster: Cluster, resource: Object, decision: Decision, now: datetime, tell: Tell) -> None:
     """Write what `decision` says about `resource`."""
     view = View(cluster, resource)
     try:
-        for obj in decision.create:
+        for obj in [] if decision.claims else decision.create:
             _look_for(cluster, resource, obj)
         if decision.finalizers is not None and not _releases(resource, decision.finalizers):
             view = View(cluster, cluster.set_finalizers(resource, decision.finalizers), newest=True)
-        _write(view, decision, times.stamp(now))
+        for event in decision.events:
+            _tell(resource, event, times.stamp(now), tell)
+        _write(view, decision)
         if decision.finalizers is not None and _releases(resource, decision.finalizers):
             _release(cluster, resource, decision.finalizers)
     except (Conflict, NotFound, AlreadyExists) as error:
@@ -83,10 +89,8 @@ def _release(cluster: Cluster, resource: Object, finalizers: list[str]) -> None:
         cluster.set_finalizers(latest, finalizers)
 
 
-def _write(view: View, decision: Decision, now_text: str) -> None:
+def _write(view: View, decision: Decision) -> None:
     cluster, resource = view.cluster, view.resource
-    for event in decision.events:
-        _tell(cluster, resource, event, now_text)
     if decision.status is not None:
         cluster.update_status({**resource, "status": decision.status})
         view.newest = True
@@ -110,15 +114,12 @@ def _put(write: Callable[[Object], Object], obj: Object) -> None:
         raise
 
 
-def _tell(cluster: Cluster, resource: Object, event: Event, now_text: str) -> None:
+def _tell(resource: Object, event: Event, now_text: str, tell: Tell) -> None:
     meta = resource["metadata"]
     log.info(
         "%s %s/%s: %s: %s", resource["kind"], meta["namespace"], meta["name"], event.reason, event.message
     )
-    try:
-        cluster.create(event_object(resource, event, now_text))
-    except AlreadyExists:
-        return
+    tell(event_object(resource, event, now_text))
 
 
 def event_object(resource: Object, event: Event, now_text: str) -> Object:
@@ -155,7 +156,7 @@ def _look_for(cluster: Cluster, resource: Object, obj: Object) -> None:
     wanted = {name: obj["metadata"][name] for name in ("name", "namespace", "labels", "ownerReferences")}
     if _controlled(live):
         _own_or_raise(resource, live)
-    if not covers(live["metadata"], wanted):
+    if not objects.covers(live["metadata"], wanted):
         # Its name carries a hash of this resource's UID: nobody else can have made it.
         cluster.apply({"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": wanted})
     raise LookAgain(f"{obj['kind']} {obj['metadata']['name']} exists already")
@@ -170,7 +171,7 @@ def _ensure(view: View, obj: Object) -> None:
     live = _live(view.cluster, obj)
     if live is not None:
         _own_or_raise(view.resource, live)
-        if covers(live, obj):
+        if objects.covers(live, obj):
             return
     view.confirm()
     _put(view.cluster.apply, obj)
@@ -191,21 +192,3 @@ def _own_or_raise(resource: Object, live: Object) -> None:
             f"{live['kind']} {meta['name']} exists in namespace {meta['namespace']} and belongs to somebody else; "
             f"remove or rename it, or give this resource another name"
         )
-
-
-def covers(live: object, wanted: object) -> bool:
-    """Return whether `live` has everything `wanted` says; the API server may have added defaults."""
-    if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(_has(live, name, value) for name, value in wanted.items())
-    if isinstance(wanted, list):
-        return (
-            isinstance(live, list)
-            and len(live) == len(wanted)
-            and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
-        )
-    return live == wanted
-
-
-def _has(live: Object, name: str, value: object) -> bool:
-    """Compare one field; the API server leaves out what is false or empty."""
-    return (name not in live and not value) or covers(live.get(name), value)

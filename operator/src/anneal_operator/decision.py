@@ -44,4 +44,6 @@ class Decision:
     delete: list[Deletion] = field(default_factory=list)
     apply: list[Object] = field(default_factory=list)
     create: list[Object] = field(default_factory=list)
+    claims: bool = False
+    """Whether `status` is the first to claim what is created: as long as it is not stored, nobody can have made it."""
     requeue_at: datetime | None = None

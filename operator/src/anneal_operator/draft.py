@@ -24,6 +24,7 @@ class Draft(Generic[Status]):
         self.events: list[Event] = []
         self.apply: list[Object] = []
         self.create: list[Object] = []
+        self.claims = False
         self.delete: list[Deletion] = []
         self.finalizers: list[str] | None = None
         self.requeue_at: datetime | None = None
@@ -117,5 +118,6 @@ class Draft(Generic[Status]):
             delete=self.delete,
             apply=self.apply,
             create=self.create,
+            claims=self.claims,
             requeue_at=self.requeue_at,
         )

@@ -18,10 +18,10 @@ NOT_OURS = (403, 404)
 
 
 def read_children(cluster: Cluster, resource: Object, label: str, *, serving: bool = False) -> Children:
-    """Return the children of `resource`, read live."""
+    """Return the children of `resource` as far as they are known."""
     meta = resource["metadata"]
     selector = f"{label}={naming.label_value(meta['name'])}"
-    kinds = ["Job", "Pod", "ConfigMap", *(["Deployment", "Service"] if serving else [])]
+    kinds = ["Job", "Pod", "ConfigMap", "Service", *(["Deployment"] if serving else [])]
     found = [cluster.select(kind, meta["namespace"], selector) for kind in kinds]
     return children(meta["uid"], *found)
 

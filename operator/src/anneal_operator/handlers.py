@@ -27,6 +27,7 @@ CHILDREN = (
     ("batch", "v1", "jobs"),
     ("", "v1", "pods"),
     ("", "v1", "configmaps"),
+    ("", "v1", "services"),
     ("apps", "v1", "deployments"),
 )
 OWNERS = {"FineTuneJob": LABEL_JOB, "ModelDeployment": LABEL_DEPLOYMENT}
@@ -105,16 +106,13 @@ class Watch:
     async def _hear(self, plural: str, namespace: str | None, event: Mapping[str, Any] | None) -> None:
         """Remember what an event says before anybody looks at it."""
         kind = PLURALS[plural]
-        if kind in RESOURCES:
-            if event:
-                await self._resource(body=event["object"])
-            return
         if self._cache and event:
             self._cache.hear((kind, namespace), event["type"], event["object"])
         elif self._cache:
             self._cache.listed((kind, namespace))
         if event:
-            await self._child(body=event["object"])
+            tell = self._resource if kind in RESOURCES else self._child
+            await tell(body=event["object"])
 
     async def _resource(self, body: Mapping[str, Any], **_: Any) -> None:
         meta = body["metadata"]

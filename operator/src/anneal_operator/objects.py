@@ -102,3 +102,21 @@ def headless_service(
             "ports": [{"name": n, "port": p, "targetPort": p, "protocol": "TCP"} for n, p in ports.items()],
         },
     }
+
+
+def covers(live: object, wanted: object) -> bool:
+    """Return whether `live` has everything `wanted` says; the API server may have added defaults."""
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(_has(live, name, value) for name, value in wanted.items())
+    if isinstance(wanted, list):
+        return (
+            isinstance(live, list)
+            and len(live) == len(wanted)
+            and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
+        )
+    return live == wanted
+
+
+def _has(live: Object, name: str, value: object) -> bool:
+    """Compare one field; the API server leaves out what is false or empty."""
+    return (name not in live and not value) or covers(live.get(name), value)

@@ -119,8 +119,8 @@ def children(
     jobs: list[Object],
     pods: list[Object],
     config_maps: list[Object],
+    services: list[Object],
     deployments: list[Object] | None = None,
-    services: list[Object] | None = None,
 ) -> Children:
     """Sort raw objects by owner UID; what belongs to another owner of the same name is left out."""
     own_jobs = [job for job in jobs if owned(job, owner_uid)]

@@ -4,8 +4,9 @@ It holds the spec with its defaults, the accelerator's profile, what inspection 
 upgrade of the operator or a change of its settings never reaches a run in flight.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from anneal_api.artifacts import canonical, content_key
 from anneal_api.base import wire
@@ -17,6 +18,8 @@ from anneal_operator.decision import Object
 Run = TypeVar("Run", FineTuneRun, DeploymentRun)
 RUN_KEY = RUN_PATH.rsplit("/", 1)[1]
 IMAGES_KEY = "images.json"
+KEPT = 256
+"""Plans that stay parsed: a look reads its plan several times, and the next look the same one, since none changes."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Plan(Generic[Run]):
     run: Run
     images: Images
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Short name of exactly this plan."""
         return content_key([wire(self.run), wire(self.images)])[:12]
@@ -46,6 +49,9 @@ def freeze(metadata: Object, run: FineTuneRun | DeploymentRun, images: Images) -
 
 def thaw(name: str, data: dict[str, str] | None, type_: type[Run]) -> Plan[Run] | None:
     """Return the plan that a ConfigMap holds, or None when there is none."""
-    if not data or RUN_KEY not in data:
-        return None
-    return Plan(name, type_.model_validate_json(data[RUN_KEY]), Images.model_validate_json(data[IMAGES_KEY]))
+    return _thawed(name, data[RUN_KEY], data[IMAGES_KEY], type_) if data and RUN_KEY in data else None
+
+
+@functools.lru_cache(KEPT)
+def _thawed(name: str, run: str, images: str, type_: type[Any]) -> Plan[Any]:
+    return Plan(name, type_.model_validate_json(run), Images.model_validate_json(images))

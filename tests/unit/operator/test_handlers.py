@@ -101,7 +101,7 @@ def test_kopf_writes_nothing_and_scans_nothing() -> None:
     watch = Recorder(CONFIG)
     assert not watch.registry._changing.get_all_handlers()
     assert not watch.registry._spawning.get_all_handlers()
-    assert len(watch.registry._watching.get_all_handlers()) == 10
+    assert len(watch.registry._watching.get_all_handlers()) == 12
 
 
 async def test_the_probe_tells_of_a_queue_that_ended_and_of_one_that_stands_still(

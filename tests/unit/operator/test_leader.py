@@ -73,7 +73,7 @@ class Fenced:
         self._leader = leader
 
     def __getattr__(self, verb: str) -> object:
-        if verb in ("get", "select"):
+        if verb in ("get", "recall", "select"):
             return getattr(self._server, verb)
 
         def write(*arguments: object) -> object:

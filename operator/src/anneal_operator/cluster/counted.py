@@ -15,6 +15,9 @@ class CountedCluster(Cluster):
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         return self._cluster.get(kind, namespace, name)
 
+    def recall(self, kind: str, namespace: str, name: str) -> Object | None:
+        return self._cluster.recall(kind, namespace, name)
+
     def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
         return self._cluster.select(kind, namespace, selector, fields)
 

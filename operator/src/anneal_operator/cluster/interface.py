@@ -11,6 +11,9 @@ class Cluster(Protocol):
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """Return an object as it is now, or None; the namespace of a Node is empty."""
 
+    def recall(self, kind: str, namespace: str, name: str) -> Object | None:
+        """Return a FineTuneJob or ModelDeployment as it was last heard of, or None; it may be a while behind."""
+
     def select(self, kind: str, namespace: str | None, selector: str = "", fields: str = "") -> list[Object]:
         """Return all objects that a label selector, and a field selector where one is given, match."""
 

@@ -37,12 +37,13 @@ class Gatherer:
         seen = Observed(resource, found, self._progress(resource["metadata"]["uid"], found, now))
         if seen.plan is None or finish.is_finished(seen.status):
             return seen
-        return replace(
-            seen,
-            nodes=self._nodes(seen, now),
-            pool=self._pool(seen, seen.plan.run.spec.workers),
-            workloads=self._workloads(seen),
-        )
+        more = {
+            "nodes": self._nodes(seen, now),
+            "pool": self._pool(seen, seen.plan.run.spec.workers),
+            "workloads": self._workloads(seen),
+        }
+        # Most looks need none of it, and keep what `seen` has parsed.
+        return replace(seen, **more) if any(more.values()) else seen
 
     def _with_plan(self, resource: Object, found: Children) -> Children:
         """Return the children with the plan of a planned run, even if its labels are gone: never plan twice."""

@@ -34,17 +34,17 @@ class Observed:
         """Whether the job is on its way out."""
         return "deletionTimestamp" in self.resource["metadata"]
 
-    @property
+    @cached_property
     def spec(self) -> FineTuneJobSpec:
         """The spec with its defaults; raises ValidationError when the CRD is not this version's."""
         return FineTuneJobSpec.model_validate(self.resource["spec"])
 
-    @property
+    @cached_property
     def status(self) -> FineTuneJobStatus:
         """The stored status; an empty one when it is missing or of a shape this version does not know."""
         return stored_status(self.resource.get("status", {}))
 
-    @property
+    @cached_property
     def plan_name(self) -> str:
         """Name of the ConfigMap that holds the plan: one for each FineTuneJob, whoever makes it first."""
         meta = self.resource["metadata"]

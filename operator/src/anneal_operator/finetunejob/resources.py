@@ -237,5 +237,7 @@ def fixed_part(spec: FineTuneJobSpec) -> Object:
 
 def changed_fields(planned: FineTuneJobSpec, wanted: FineTuneJobSpec) -> list[str]:
     """Return the top-level fields that differ from the plan and cannot change any more."""
+    if planned == wanted:
+        return []
     old, new = fixed_part(planned), fixed_part(wanted)
     return sorted(name for name in {*old, *new} if canonical(old.get(name)) != canonical(new.get(name)))

@@ -24,9 +24,13 @@ def follow(
         _resize(draft, observed, site, job)
         return
     draft.wake(min(left, 15))
-    text = why.message if why else f"attempt {job.attempt}: waiting for all pods of the group"
-    reason = why.reason if why else "Starting"
-    draft.condition("Training", False, reason, text, warning=bool(why), turn=job.attempt)
+    said = why or waits(job.attempt)
+    draft.condition("Training", False, said.reason, said.message, warning=bool(why), turn=job.attempt)
+
+
+def waits(attempt: int) -> stuck.Stuck:
+    """Return what is said of a group on its way: the same before its Job is there and after, so it is written once."""
+    return stuck.Stuck("Starting", f"attempt {attempt}: waiting for all pods of the group")
 
 
 def _resize(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, job: JobView) -> None:

@@ -4,7 +4,7 @@ from anneal_api.base import LABEL_STAGE
 from anneal_api.finetunejob import Attempt, FineTuneJobSpec, FineTuneJobStatus
 from anneal_api.outcome import TrainResult
 from anneal_api.runs import attempt_folder, runs_folder
-from anneal_operator import nodes, outcomes, stages, stuck, times
+from anneal_operator import conditions, nodes, objects, outcomes, stages, stuck, times
 from anneal_operator.draft import Draft
 from anneal_operator.finetunejob import (
     attempts,
@@ -90,11 +90,13 @@ def _follow(
     spec: FineTuneJobSpec,
     attempt: Attempt,
 ) -> bool:
-    draft.apply.append(resources.train_service(site))
+    served = _serve(draft, observed, site)
     job = observed.children.jobs.get(resources.train_name(site, attempt.number))
     if job is None:
         _create(draft, observed, site, attempt)
-    elif job.deleting:
+        return False
+    _tell_of_service(draft, observed, site, served)
+    if job.deleting:
         draft.wake(2)
     elif job.succeeded:
         return _succeeded(draft, observed, site, job)
@@ -107,14 +109,38 @@ def _follow(
     return False
 
 
+def _serve(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> bool:
+    """Return whether the groups' Service is there, after asking for it to be made or put right."""
+    wanted = resources.train_service(site)
+    held = observed.children.services.get(wanted["metadata"]["name"])
+    if held is None and not observed.status.attempts:
+        draft.create.append(wanted)
+    elif held is None or not objects.covers(held, wanted):
+        draft.apply.append(wanted)
+    return held is not None
+
+
+def _tell_of_service(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, served: bool) -> None:
+    """Say why a group is without its Service; while a Job is missing too, the condition Training says it."""
+    refusal = observed.children.refused(resources.service_name(site))
+    said = conditions.find(draft.status.conditions, "ServiceReady")
+    if refusal and not served:
+        why = stuck.refused(refusal)
+        text = f"{why.message}; without it the pods of a group that starts do not find each other"
+        draft.condition("ServiceReady", False, why.reason, text, warning=True)
+    elif served and said and said.status == "False":
+        draft.condition("ServiceReady", True, "Created", resources.service_name(site))
+
+
 def _create(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, attempt: Attempt) -> None:
     # As of the attempt's beginning: whoever makes the Job, now or after a restart, makes the same one.
     avoided = avoid.active(draft.status.avoided, times.parse(attempt.started))
     job = resources.train_job(site, attempt.number, _nodes(site, attempt), avoided)
     draft.create.append(job)
+    draft.claims = attempts.current(observed.status) is None
     draft.wake(stages.LOOK_AGAIN)
     refusal = observed.children.refused(job["metadata"]["name"], resources.service_name(site))
-    why = stuck.refused(refusal) if refusal else stuck.Stuck("Starting", f"attempt {attempt.number}")
+    why = stuck.refused(refusal) if refusal else starting.waits(attempt.number)
     warning = refusal is not None
     draft.condition("Training", False, why.reason, why.message, warning=warning, turn=attempt.number)
 
