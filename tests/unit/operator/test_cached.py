@@ -1,11 +1,13 @@
-"""Children from memory: as new as the newest that was told, whole after a list, and stripped."""
+"""Resources and children from memory: as new as the newest that was told, whole after a list, and stripped."""
 
 from typing import Any
 
 import pytest
-from api_server import ApiServer
+from api_server import ApiServer, copied
+from world import finetunejob
 
 from anneal_operator.cluster.cached import CachedCluster
+from anneal_operator.cluster.errors import Conflict
 
 LABEL = "anneal.dev/finetunejob"
 SELECTOR = f"{LABEL}=tune"
@@ -136,3 +138,92 @@ def test_a_child_that_lost_its_label_or_got_another_has_changed_hands(cache: Cac
     bare["metadata"]["labels"] = {}
     cache.hear(JOBS, "MODIFIED", bare)
     assert names(cache, selector=f"{LABEL}=other") == []
+
+
+TUNE = ("FineTuneJob", "team", "tune")
+
+
+def tune(server: Counting, **status: object) -> dict[str, Any]:
+    """Return a FineTuneJob that the server has, as it is now."""
+    if server.get(*TUNE) is None:
+        server.put(finetunejob())
+    server.set_status(*TUNE, {"phase": "Training", **status})
+    return server.objects[TUNE]
+
+
+def heard(cache: CachedCluster, obj: dict[str, Any], type_: str = "MODIFIED") -> None:
+    cache.hear(("FineTuneJob", None), type_, copied(obj))
+
+
+@pytest.fixture
+def asked(server: Counting, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names that were read live."""
+    read, real = [], server.get
+
+    def get(kind: str, namespace: str, name: str) -> Any:
+        read.append(name)
+        return real(kind, namespace, name)
+
+    monkeypatch.setattr(server, "get", get)
+    return read
+
+
+def test_a_resource_that_was_heard_of_is_not_read(server: Counting, cache: CachedCluster) -> None:
+    old = copied(tune(server))
+    heard(cache, old)
+    tune(server, restarts=1)
+    held = cache.recall(*TUNE)
+    assert held is not None
+    assert held["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+    assert cache.recall("FineTuneJob", "team", "other") is None
+
+
+def test_a_finished_resource_costs_no_memory_and_is_read(
+    server: Counting, cache: CachedCluster, asked: list[str]
+) -> None:
+    early = copied(tune(server))
+    heard(cache, tune(server, phase="Complete"))
+    heard(cache, early)  # late
+    asked.clear()
+    assert cache.recall(*TUNE) == server.objects[TUNE]
+    assert asked == ["tune"]
+
+
+def test_what_we_wrote_ourselves_is_known_at_once(
+    server: Counting, cache: CachedCluster, asked: list[str]
+) -> None:
+    heard(cache, tune(server))
+    read = cache.recall(*TUNE)
+    assert read is not None
+    cache.update_status({**read, "status": {"phase": "Training", "restarts": 1}})
+    asked.clear()
+    assert (cache.recall(*TUNE) or {})["status"]["restarts"] == 1
+    assert asked == []
+
+
+def test_memory_that_has_proved_old_is_not_believed(server: Counting, cache: CachedCluster) -> None:
+    heard(cache, tune(server))
+    read = cache.recall(*TUNE)
+    assert read is not None
+    tune(server, restarts=2)
+    with pytest.raises(Conflict):
+        cache.update_status({**read, "status": {}})
+    assert (cache.recall(*TUNE) or {})["status"]["restarts"] == 2
+
+
+def test_a_resource_that_has_gone_does_not_come_back_with_our_own_write(
+    server: Counting, cache: CachedCluster
+) -> None:
+    obj = copied(tune(server))
+    heard(cache, obj)
+    heard(cache, obj, "DELETED")
+    cache.update_status({**obj, "status": {"phase": "Training", "restarts": 1}})  # was under way
+    server.remove(*TUNE)
+    assert cache.recall(*TUNE) is None
+
+
+def test_a_resource_that_a_later_list_does_not_show_is_gone(server: Counting, cache: CachedCluster) -> None:
+    heard(cache, tune(server))
+    server.remove(*TUNE)
+    cache.listed(("FineTuneJob", None))
+    assert cache.recall(*TUNE) is None

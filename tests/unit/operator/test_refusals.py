@@ -117,6 +117,30 @@ def test_an_operator_that_has_just_started_finds_out_by_trying() -> None:
     assert len(told(world, "QuotaExceeded")) == 1
 
 
+def test_a_running_group_whose_service_is_refused_is_followed_and_told_of() -> None:
+    world = begun("FineTuneJob", "Service", "train", "")
+    world.player.scripts["train"] = [None] * 60
+    list(look(world, "FineTuneJob", 8))
+    (name,) = world.server.names("Service")
+    world.server.remove("Service", NAMESPACE, name)
+    world.server.said = QUOTA
+    written = list(look(world, "FineTuneJob", 4))
+    assert world.conditions("FineTuneJob", "tune")["ServiceReady"] == ("False", "QuotaExceeded")
+    message = world.message("FineTuneJob", "tune", "ServiceReady")
+    assert "leaves no room for Service" in message
+    assert "raise it" in message
+    assert "do not find each other" in message
+    assert written[-1] == []
+    key = world.key("FineTuneJob", "tune")
+    again = world.operator.reconcile(key)
+    assert again is not None
+    assert (again - world.now).total_seconds() <= 30  # no back-off while there is a group to follow
+    world.server.said = ""
+    list(look(world, "FineTuneJob", 3))
+    assert world.conditions("FineTuneJob", "tune")["ServiceReady"] == ("True", "Created")
+    assert len(told(world, "QuotaExceeded")) == 1
+
+
 def test_a_policy_is_quoted() -> None:
     world = begun("FineTuneJob", "Job", "prepare", POLICY)
     list(look(world, "FineTuneJob", 10))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -37,7 +38,7 @@ class Gatherer:
         seen = Observed(resource, found, self._progress(resource["metadata"]["uid"], found, now))
         if seen.plan is None or finish.is_finished(seen.status):
             return seen
-        more = {
+        more: dict[str, Any] = {
             "nodes": self._nodes(seen, now),
             "pool": self._pool(seen, seen.plan.run.spec.workers),
             "workloads": self._workloads(seen),
