@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from world import CONFIG, gated, modeldeployment
 
 from anneal_api.modeldeployment import Gate, ModelDeploymentSpec
-from anneal_operator import carry_out, conditions, naming, observed, outcomes, stuck, times, uris
+from anneal_operator import conditions, naming, objects, observed, outcomes, stuck, times, uris
 from anneal_operator.modeldeployment import autoscale, gate
 from anneal_operator.modeldeployment.autoscale import Load
 
@@ -115,10 +115,10 @@ def test_a_transition_time_moves_only_with_the_status() -> None:
 
 def test_covers_ignores_defaults_and_sees_drift() -> None:
     wanted = {"spec": {"a": 1, "list": [{"b": 2}], "none": {}, "off": False}}
-    assert not carry_out.covers({"spec": {"a": 1, "list": [{"b": 2}], "off": True}}, wanted)
-    assert carry_out.covers({"spec": {"a": 1, "extra": 0, "list": [{"b": 2, "c": 3}]}}, wanted)
-    assert not carry_out.covers({"spec": {"a": 2, "list": [{"b": 2}]}}, wanted)
-    assert not carry_out.covers({"spec": {"a": 1, "list": [{"b": 2}, {}]}}, wanted)
+    assert not objects.covers({"spec": {"a": 1, "list": [{"b": 2}], "off": True}}, wanted)
+    assert objects.covers({"spec": {"a": 1, "extra": 0, "list": [{"b": 2, "c": 3}]}}, wanted)
+    assert not objects.covers({"spec": {"a": 2, "list": [{"b": 2}]}}, wanted)
+    assert not objects.covers({"spec": {"a": 1, "list": [{"b": 2}, {}]}}, wanted)
 
 
 @given(st.text(alphabet="abc019.-", min_size=1, max_size=253))
