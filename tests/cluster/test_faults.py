@@ -60,6 +60,7 @@ def test_the_operator_is_killed_again_and_again(operator: Kube, team: Kube, seed
     assert found["status"].get("restarts", 0) == 0
 
 
+@pytest.mark.full  # of this kind `make test` has a killed rank, in test_group_faults
 def test_a_killed_worker_ends_the_group_and_the_next_attempt_goes_on(team: Kube) -> None:
     job = longer("worker", 12)
     team.apply(job)
