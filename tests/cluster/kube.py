@@ -37,6 +37,21 @@ class Kube:
         """Apply objects."""
         self.run("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
+    def describe(self, kind: str, name: str, event: str) -> tuple[str, list[str]]:
+        """Return what `kubectl describe` says of an object, and the reasons of its events as they follow there.
+
+        Events are written beside the status: one with the reason `event` is waited for.
+        """
+        deadline = time.monotonic() + 20
+        while True:
+            said, _, events = self.run("describe", kind, name).partition("\nEvents:")
+            # Below a line of titles and one of dashes: type, reason, age, source, message.
+            reasons = [line.split()[1] for line in events.splitlines()[3:] if line.strip()]
+            if event in reasons:
+                return said, reasons
+            assert time.monotonic() < deadline, f"no event {event} of {kind}/{name}: {reasons}"
+            time.sleep(0.5)
+
     def patch(self, kind: str, name: str, patch: Json) -> None:
         """Merge-patch one object."""
         self.run("patch", kind, name, "--type=merge", "-p", json.dumps(patch))

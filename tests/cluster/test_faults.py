@@ -3,6 +3,7 @@
 import collections
 import json
 import random
+import re
 import subprocess
 import threading
 import time
@@ -78,6 +79,12 @@ def test_a_killed_worker_ends_the_group_and_the_next_attempt_goes_on(team: Kube)
     assert first["cause"] in ("Eviction", "PeerLost")
     assert second["number"] == 2
     assert done["status"]["restarts"] == (first["cause"] == "PeerLost")
+    said, events = team.describe("finetunejob", "worker", "Complete")
+    told = ("Phase: Complete", "Type: Complete", f"Cause: {first['cause']}", "Lost Steps:", "Records: pvc://")
+    assert [line for line in told if line not in re.sub(" +", " ", said)] == []
+    # Those that seconds lie between: kubectl sorts by them.
+    milestones = ("Inspected", "Training", "AttemptEnded", "Recovered", "Complete")
+    assert sorted(milestones, key=events.index) == [*milestones]
     log = team.run("logs", "-l", "anneal.dev/finetunejob=worker,anneal.dev/attempt=2", "--tail=-1")
     steps = [json.loads(line)["step"] for line in log.splitlines() if line.startswith('{"step"')]
     assert (

@@ -1,5 +1,7 @@
 """Bad input ends in a condition a person understands, before any accelerator is asked for, and is mended in place."""
 
+import re
+
 import pytest
 from tests.cluster.conftest import finetunejob
 from tests.cluster.kube import Json, Kube, condition, holds
@@ -70,6 +72,9 @@ def test_bad_input_is_named_and_mended(
     job = team.wait("finetunejob", name, told, 60, reason)
     message = next(c["message"] for c in job["status"]["conditions"] if c["reason"] == reason)
     assert [word for word in words if word not in message] == [], message
+    said, _ = team.describe("finetunejob", name, reason)
+    assert re.search(r"Phase: +(Refused|Inspecting)\n", said)
+    assert all(word in said for word in (reason, *words))
     assert not team.list("jobs", f"anneal.dev/finetunejob={name},anneal.dev/stage in (prepare, train)")
     asked = [
         c["resources"].get("limits", {}).get("nvidia.com/gpu")
