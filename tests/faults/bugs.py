@@ -43,10 +43,10 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _without_status_claim(_: Any) -> Any:
-    def write(view: Any, decision: Any) -> None:
+    def write(view: Any, decision: Any, tell: Any) -> None:
         for obj in decision.create:
             view.cluster.create(obj)
-        original(view, replace(decision, create=[]))
+        original(view, replace(decision, create=[]), tell)
 
     original = carry_out._write
     return write
@@ -64,12 +64,12 @@ def _no_owner(real: Any) -> Any:
 def _blind_status(real: Any) -> Any:
     """A status written without its resourceVersion."""
 
-    def write(view: Any, decision: Any) -> None:
+    def write(view: Any, decision: Any, tell: Any) -> None:
         if decision.status is not None:
             meta = view.resource["metadata"]
             live = view.cluster.server.get(view.resource["kind"], meta["namespace"], meta["name"])
             view.resource["metadata"] = {**meta, "resourceVersion": live["metadata"]["resourceVersion"]}
-        real(view, decision)
+        real(view, decision, tell)
 
     return write
 
@@ -92,10 +92,10 @@ def _always_status(real: Any) -> Any:
 
 
 def _no_uid(real: Any) -> Any:
-    def write(view: Any, decision: Any) -> None:
+    def write(view: Any, decision: Any, tell: Any) -> None:
         for gone in decision.delete:
             view.cluster.server.remove(gone.kind, gone.namespace, gone.name)
-        real(view, decision)
+        real(view, decision, tell)
 
     return write
 

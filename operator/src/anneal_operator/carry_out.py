@@ -4,9 +4,9 @@ What was read may be old. So a child that is to be made is looked for live befor
 status is the first to claim it; the status is guarded by its resourceVersion, and a decision without a status is
 carried out only if the resource is still the same.
 
-Events and status come first: a claim (a new attempt) is stored before anything of it is made, and a status that
-could not be written, because somebody was quicker, stops everything after it. Events are only handed over: nothing
-waits for them, and one that is refused stops nothing.
+The status comes first: a claim (a new attempt) is stored before anything of it is made, and a status that could not be
+written, because somebody was quicker, stops everything after it. Then Events, so that nothing is told that was not so.
+They are only handed over: nothing waits for them, and one that is refused stops nothing.
 """
 
 import logging
@@ -69,9 +69,7 @@ def carry_out(cluster: Cluster, resource: Object, decision: Decision, now: datet
             _look_for(cluster, resource, obj)
         if decision.finalizers is not None and not _releases(resource, decision.finalizers):
             view = View(cluster, cluster.set_finalizers(resource, decision.finalizers), newest=True)
-        for event in decision.events:
-            _tell(resource, event, times.stamp(now), tell)
-        _write(view, decision)
+        _write(view, decision, lambda event: _tell(resource, event, times.stamp(now), tell))
         if decision.finalizers is not None and _releases(resource, decision.finalizers):
             _release(cluster, resource, decision.finalizers)
     except (Conflict, NotFound, AlreadyExists) as error:
@@ -89,11 +87,14 @@ def _release(cluster: Cluster, resource: Object, finalizers: list[str]) -> None:
         cluster.set_finalizers(latest, finalizers)
 
 
-def _write(view: View, decision: Decision) -> None:
+def _write(view: View, decision: Decision, tell: Callable[[Event], object]) -> None:
     cluster, resource = view.cluster, view.resource
     if decision.status is not None:
         cluster.update_status({**resource, "status": decision.status})
         view.newest = True
+    for event in decision.events:
+        view.confirm()
+        tell(event)
     for gone in decision.delete:
         view.confirm()
         cluster.delete(gone.kind, gone.namespace, gone.name, gone.uid, gone.version)
