@@ -1,5 +1,5 @@
 # Each target is a script of a few lines; read the script to know what it does.
-.PHONY: demo test test-full check lock cluster clean-cluster images bench docs
+.PHONY: demo test test-full check lock cluster clean-cluster images sbom bench docs
 
 demo:           ## the quick start: a model fine-tuned and served on this machine
 	scripts/demo
@@ -20,6 +20,8 @@ clean-cluster:  ## end it, leave no trace but the caches
 	python3 -m cluster down
 images:         ## build what changed and push it (REGISTRY=host/path for a cluster of yours)
 	scripts/images
+sbom:           ## a bill of materials (CycloneDX) of every image, in build/sbom
+	scripts/sbom
 bench:          ## all benchmarks, one after the other
 	scripts/bench
 bench-%:        ## one of them: data, quantize, scores, train, train.multitask, train.gpu, operator

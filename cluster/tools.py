@@ -23,6 +23,7 @@ BINARIES = {
     "local-path-provisioner": "local-path-provisioner",
     "helm": "helm",
     "kubeconform": "kubeconform",
+    "versitygw": "versitygw",
     "trainer-controller-manager": "trainer",
     "jobset": "trainer",
 }

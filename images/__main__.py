@@ -1,13 +1,13 @@
-"""python3 -m images build|deps|push|refs [NAME...] [--registry HOST/PATH] [--base IMAGE]."""
+"""python3 -m images build|deps|push|refs|sbom [NAME...] [--registry HOST/PATH] [--base IMAGE]."""
 
 import argparse
 import os
 import subprocess
 
-from images import build, catalogue
+from images import build, catalogue, sbom
 
 parser = argparse.ArgumentParser(prog="python3 -m images", description=__doc__)
-parser.add_argument("action", choices=["build", "deps", "push", "refs"])
+parser.add_argument("action", choices=["build", "deps", "push", "refs", "sbom"])
 parser.add_argument("names", nargs="*", help="operator, trainers, samples, serving; all when none is given")
 parser.add_argument("--registry", default=catalogue.REGISTRY, help="where to push (also: REGISTRY)")
 parser.add_argument(
@@ -26,6 +26,8 @@ def act(image: catalogue.Image) -> str:
         return build.local_name(image, build.build(image, options.base))
     if options.action == "push":
         return build.push(image, options.registry, options.base)
+    if options.action == "sbom":
+        return str(sbom.write(image, options.base))
     return catalogue.reference(image, options.registry, options.base)
 
 

@@ -8,6 +8,9 @@ import pytest
 import yaml
 from rendered import CHART, helm, of, render
 
+from anneal_api.runs import VOLUME_ROOT
+from anneal_operator import smoke
+
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 
@@ -119,6 +122,7 @@ def test_a_digest_wins_over_a_tag() -> None:
         ("global.imageRegistry=a b", "imageRegistry"),
         ("metrics.serviceMonitor.interval=often", "interval"),
         ("networkPolicies.monitoring=null", "monitoring"),
+        ("trial.accessMode=ReadOnlyMany", "accessMode"),
     ],
 )
 def test_values_are_checked(setting: str, complaint: str) -> None:
@@ -133,7 +137,7 @@ def test_every_image_comes_from_the_registry_of_an_air_gapped_cluster() -> None:
         d["spec"] for d in of("Pod", documents)
     ]
     images = [*config(documents)["images"].values(), *(c["image"] for pod in pods for c in pod["containers"])]
-    assert len(images) == 5
+    assert len(images) == 6
     assert all(image.startswith("mirror.local:5000/hub/anneal/") for image in images)
     assert images[2] == "mirror.local:5000/hub/anneal/serving-trtllm:26.04"
 
@@ -145,18 +149,81 @@ def test_profiles_for_plain_nodes_keep_the_names() -> None:
     assert names() == names("--values", str(CHART / "values-cpu.yaml"))
 
 
-def test_the_releases_test_is_restricted_and_may_touch_nothing_but_its_job() -> None:
-    documents = render("--namespace", "system", "--set", "watchNamespaces={a,b}")
-    hooks = [d for d in documents if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
-    assert sorted(d["kind"] for d in hooks) == ["Pod", "Role", "RoleBinding", "ServiceAccount"]
-    (pod,), (role,) = of("Pod", hooks), of("Role", hooks)
-    assert pod["spec"]["containers"][0]["command"][-1] == role["metadata"]["namespace"] == "a"
-    assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
-    assert role["rules"] == [
-        {"apiGroups": ["anneal.dev"], "resources": ["finetunejobs"], "verbs": ["create", "get", "delete"]}
+def hooks(*arguments: str) -> list[dict[str, Any]]:
+    found = render("--namespace", "system", *arguments)
+    return [d for d in found if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+
+
+def test_the_releases_test_is_restricted_and_may_touch_nothing_but_its_own() -> None:
+    found = hooks("--set", "watchNamespaces={a,b}", "--set", "trial.accelerator=a10-24g")
+    assert [d["metadata"]["namespace"] for d in of("PersistentVolumeClaim", found) + of("Role", found)] == [
+        "a",
+        "a",
     ]
-    (alone,) = of("Pod", render("--namespace", "system"))
-    assert alone["spec"]["containers"][0]["command"][-1] == "system"
+    assert of("Role", found)[0]["rules"] == [
+        {"apiGroups": ["anneal.dev"], "resources": RESOURCES, "verbs": ["create"]},
+        {
+            "apiGroups": ["anneal.dev"],
+            "resources": RESOURCES,
+            "resourceNames": [smoke.NAME],
+            "verbs": ["get", "delete"],
+        },
+    ]
+    follower, inputs = sorted(of("Pod", found), key=lambda pod: str(pod["metadata"]["name"]))
+    assert follower["spec"]["containers"][0]["command"][3:] == ["a", CLAIM, "a10-24g"]
+    assert (follower["metadata"]["namespace"], inputs["metadata"]["namespace"]) == ("system", "a")
+    assert not inputs["spec"]["automountServiceAccountToken"]
+    assert not any("persistentVolumeClaim" in volume for volume in follower["spec"]["volumes"])
+    for pod in (follower, inputs):
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        assert pod["spec"]["containers"][0]["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+RESOURCES = ["finetunejobs", "modeldeployments"]
+CLAIM = "anneal-operator-test"
+
+
+def test_the_releases_test_waits_for_its_inputs_and_writes_them_where_they_are_read() -> None:
+    found = hooks()
+    weights = {
+        (d["kind"], d["metadata"]["name"]): d["metadata"]["annotations"].get("helm.sh/hook-weight")
+        for d in found
+    }
+    inputs = ("Pod", f"{CLAIM}-inputs")
+    assert weights.pop(("Pod", CLAIM)) is None
+    assert weights.pop(inputs) == "-1"
+    assert set(weights.values()) == {"-2"}
+    (container,) = next(p for p in of("Pod", found) if p["metadata"]["name"] == inputs[1])["spec"][
+        "containers"
+    ]
+    assert container["command"][-1] == f"pvc://{CLAIM}/{smoke.FOLDER}"
+    assert container["volumeMounts"][0]["mountPath"] == f"{VOLUME_ROOT}/{CLAIM}"
+
+
+def test_the_releases_test_outlives_its_own_limits() -> None:
+    (follower,) = (p for p in of("Pod", hooks()) if p["metadata"]["name"] == CLAIM)
+    assert follower["spec"]["activeDeadlineSeconds"] > sum(smoke.LIMITS.values())
+
+
+def test_the_releases_test_has_a_claim_as_it_is_asked_for() -> None:
+    (claim,) = of("PersistentVolumeClaim", hooks())
+    assert "storageClassName" not in claim["spec"]
+    asked = ["--set", "trial.storageClassName=fast", "--set", "trial.accessMode=ReadWriteOnce"]
+    (claim,) = of("PersistentVolumeClaim", hooks(*asked))
+    assert (claim["spec"]["storageClassName"], claim["spec"]["accessModes"]) == ("fast", ["ReadWriteOnce"])
+
+
+def test_secrets_labels_are_enforced_cluster_wide_or_not_at_all() -> None:
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    policies, bindings = (of(kind, render()) for kind in kinds)
+    assert [p["metadata"]["name"] for p in policies] == [b["spec"]["policyName"] for b in bindings]
+    assert {p["spec"]["failurePolicy"] for p in policies} == {"Fail"}
+    for setting in ("rbac.scope=namespace", "secretLabels.enforced=false"):
+        assert not any(of(kind, render("--set", setting)) for kind in kinds)
 
 
 def test_replicas_and_gateways_have_budgets_where_they_are_asked_for() -> None:

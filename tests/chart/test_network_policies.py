@@ -28,6 +28,7 @@ PODS: dict[str, Pod] = {
     "neighbour": ("team", {"app": "notebook"}),
     **{name: stage(name) for name in ("train", "serve", "gateway", "inspect", "export", "delete")},
     "reader": ("team", LABELS),
+    "test": ("system", OPERATOR | {"app.kubernetes.io/component": "test"}),
     "other's train": stage("train", "other"),
     "other's gateway": stage("gateway", "other"),
 }
@@ -147,7 +148,8 @@ def test_clients_can_be_named() -> None:
     named = "networkPolicies.clients[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=apps"
     assert connects("client", "gateway", 8080, "--set", named)
     assert not connects("neighbour", "gateway", 8080, "--set", named)
-    assert connects("operator", "gateway", 8080, "--set", named)
+    for own in ("operator", "test"):
+        assert connects(own, "gateway", 8080, "--set", named)
 
 
 def test_without_the_flag_there_is_none() -> None:

@@ -361,7 +361,9 @@ class Telemetry(Model):
         None, description="Project of Weights & Biases; needs an image with the library."
     )
     secret_ref: SecretRef | None = Field(
-        None, description="Secret with their keys as environment (WANDB_API_KEY, MLFLOW_TRACKING_TOKEN)."
+        None,
+        description="Secret with their keys as environment (WANDB_API_KEY, MLFLOW_TRACKING_TOKEN), labelled "
+        "anneal.dev/use=tracking.",
     )
 
 

@@ -1,6 +1,9 @@
-"""How long AWQ takes, as arithmetic on a model's shape: known before an accelerator is asked for.
+"""How long training and AWQ take, as arithmetic on a model's shape: known before an accelerator is asked for.
 
-Counted are the products of anneal_serving.quantize, two operations a multiplication, over the linear layers of a block; of
+Of training, the products with the frozen weights and the head are counted: forward, back to the inputs, and forward once more
+where a layer's inner values are computed again; attention, adapters, evaluation and what ranks say to each other are left out.
+
+Of AWQ, counted are the products of anneal_serving.quantize, two operations a multiplication, over the linear layers of a block; of
 `out` rows and `width` inputs: the calibration tokens through the layer and into the Gram matrix, the search of the input
 scale over its sampled rows, the search of each group's scale, the Gram matrix' factor, compensated rounding, the error.
 """
@@ -18,6 +21,8 @@ CPU_RATE = 30e9
 """Operations a second, measured on two cores: 4.3e12 of SmolLM2-135M in 149 s."""
 PEAK_RATE = {"7.5": 8.1e12, "8.0": 19.5e12, "8.6": 31.2e12, "8.9": 30.3e12, "9.0": 66.9e12}
 """float32 operations a second by compute capability, of T4, A100, A10, L4 and H100 as their data sheets have them."""
+TENSOR_RATE = {"7.5": 65e12, "8.0": 312e12, "8.6": 125e12, "8.9": 121e12, "9.0": 989e12}
+"""16-bit operations a second on matrix units without sparsity, of the same data sheets."""
 REACHED = 0.4
 """Share of the peak that is counted on; not measured."""
 
@@ -47,6 +52,26 @@ def awq_seconds(shape: ModelShape, group: int, accelerator: AcceleratorProfile |
     capability = accelerator.compute_capability if accelerator and accelerator.resource_name else None
     rate = CPU_RATE if capability is None else REACHED * PEAK_RATE.get(capability, min(PEAK_RATE.values()))
     return awq_operations(shape, group) / rate
+
+
+def training_operations(shape: ModelShape, tokens: float, *, recompute: bool, references: int = 0) -> float:
+    """Return the floating-point operations of training on `tokens` positions.
+
+    Args:
+        recompute: whether a layer's inner values are computed again in the backward pass.
+        references: frozen models that are asked beside the trained one (DPO's is one).
+    """
+    weights = shape.linear_parameters + shape.vocabulary * shape.hidden
+    passes = 2 + int(recompute) + references
+    return 2 * weights * passes * tokens
+
+
+def training_seconds(operations: float, ranks: int, accelerator: AcceleratorProfile) -> float:
+    """Return about how long that takes on so many accelerators, or pods of two CPU cores each."""
+    if accelerator.resource_name is None:
+        return operations / (ranks * CPU_RATE)
+    rate = TENSOR_RATE.get(accelerator.compute_capability or "", min(TENSOR_RATE.values()))
+    return operations / (ranks * REACHED * rate)
 
 
 def shown(seconds: float) -> str:

@@ -199,14 +199,19 @@ def _steps(kubectl: Kubectl, resource: Object) -> list[Object]:
 @click.option(
     "--values", type=click.File(), help="The chart's values; the cluster's operator is asked when unset."
 )
+@click.option(
+    "--tokens", type=float, help="Tokens of all training rows, for the time that epochs of them take."
+)
 @as_json
 @click.pass_obj
-def plan(kubectl: Kubectl, filename: Any, config: Any, values: Any, output: str) -> None:
-    """Whether resources fit their accelerators, before anything is started."""
+def plan(
+    kubectl: Kubectl, filename: Any, config: Any, values: Any, tokens: float | None, output: str
+) -> None:
+    """Whether resources fit their accelerators and about how long it takes, before anything is started."""
     settings = yaml.safe_load(values) if values else _settings(kubectl)
     resources = planning.resources_of(list(yaml.safe_load_all(filename)))
     shape, profiles = shape_of(json.load(config)), planning.profiles_of(settings)
-    needs = [planning.need(each, shape, profiles) for each in resources]
+    needs = [planning.need(each, shape, profiles, tokens) for each in resources]
     _tell(output, needs, lambda: planning.render(needs))
     if not all(each.fits for each in needs):
         raise click.exceptions.Exit(EXIT_CONFIG)

@@ -32,8 +32,10 @@ class Need:
     arithmetic: str
 
 
-def need(resource: Object, shape: ModelShape, profiles: Sequence[AcceleratorProfile]) -> Need:
-    """Return what a FineTuneJob or ModelDeployment needs.
+def need(
+    resource: Object, shape: ModelShape, profiles: Sequence[AcceleratorProfile], tokens: float | None = None
+) -> Need:
+    """Return what a FineTuneJob or ModelDeployment needs; `tokens` are those of all training rows, where they are known.
 
     Raises:
         Refused: the spec is wrong, or its accelerator has no profile.
@@ -43,9 +45,9 @@ def need(resource: Object, shape: ModelShape, profiles: Sequence[AcceleratorProf
             job = FineTuneJobSpec.model_validate(resource["spec"])
             profile = _profile(profiles, "spec.workers.accelerator", job.workers.accelerator)
             planned = sizing.training(job, shape, profile)
-            return _need(
-                resource, profile, dict(planned.terms), planned.available, planned.fits, planned.arithmetic
-            )
+            taken = sizing.training_time(job, shape, profile, tokens)
+            words = f"{planned.arithmetic}; {taken}"
+            return _need(resource, profile, dict(planned.terms), planned.available, planned.fits, words)
         served = ModelDeploymentSpec.model_validate(resource["spec"])
     except ValidationError as error:
         raise Refused("InvalidSpec", f"{resource['metadata']['name']}: {error}") from error

@@ -4,6 +4,7 @@ import pytest
 from tests.model_shapes import DEEPSEEK_33B, SMOLLM2
 
 from anneal_api import sizing, timing
+from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile
 
@@ -48,3 +49,44 @@ def test_the_plan_says_it() -> None:
     )
     assert sizing.quantizing(spec("rtn"), DEEPSEEK_33B, None) == ""
     assert [timing.shown(s) for s in (12.4, 600, 7200)] == ["12 s", "10 min", "2 h"]
+
+
+def job(**optimization: object) -> FineTuneJobSpec:
+    fields = {
+        "baseModel": {"uri": "pvc://store/base"},
+        "tasks": [{"name": "a", "data": {"uri": "pvc://store/a.jsonl"}}],
+        "output": {"uri": "pvc://store/artifacts"},
+        "workers": {"nodes": 8, "acceleratorsPerNode": 8},
+        "optimization": optimization,
+    }
+    return FineTuneJobSpec.model_validate(fields)
+
+
+def test_training_is_a_multiple_of_weights_and_tokens() -> None:
+    weights = SMOLLM2.linear_parameters + SMOLLM2.vocabulary * SMOLLM2.hidden
+    work = timing.training_operations(SMOLLM2, 1000, recompute=True)
+    assert work == pytest.approx(6 * weights * 1000)
+    assert timing.training_operations(SMOLLM2, 1000, recompute=False, references=1) == pytest.approx(work)
+    assert timing.training_seconds(312e12, 1, A100) == pytest.approx(1 / timing.REACHED)
+    assert timing.training_seconds(312e12, 64, A100) == pytest.approx(1 / 64 / timing.REACHED)
+
+
+@pytest.mark.parametrize(
+    ("optimization", "rows", "tokens"),
+    [
+        ({"maxSteps": 100, "globalBatchTokens": 4096}, None, 409_600),
+        ({"maxSteps": 100, "globalBatchRows": 4}, 1e6, 100 * 4 * 4096),
+        ({"epochs": 3}, 1e6, 3e6),
+        ({}, 1e6, 1e6),
+        ({"epochs": 3}, None, None),
+    ],
+)
+def test_tokens_of_a_run(optimization: dict[str, object], rows: float | None, tokens: float | None) -> None:
+    spec = job(**optimization)
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": 4096})})
+    assert sizing.training_tokens(spec, rows) == tokens
+
+
+def test_the_published_recipe_takes_days_not_weeks() -> None:
+    told = sizing.training_time(job(epochs=10), DEEPSEEK_33B, A100, 1e9)
+    assert told == "1e+10 tokens take about 69 h on 64 x a100-80g, at rates that were not measured there"

@@ -22,13 +22,19 @@ def test_a_run_that_fits_is_told_term_by_term() -> None:
     profiles = planning.profiles_of(VALUES)
     got = planning.need(job(), SMOLLM2, profiles)
     expected = sizing.training(FineTuneJobSpec.model_validate(job()["spec"]), SMOLLM2, profiles[0])
-    assert got.arithmetic == expected.arithmetic
+    assert got.arithmetic.startswith(f"{expected.arithmetic}; ")
     assert got.needed == pytest.approx(sum(got.terms.values()))
     console = Console(width=300)
     with console.capture() as printed:
         console.print(planning.render([got]))
     assert "FineTuneJob tune on cpu" in printed.get()
     assert printed.get().splitlines()[-1].startswith("fits: ")
+
+
+def test_the_time_of_epochs_needs_the_rows_tokens() -> None:
+    profiles = planning.profiles_of(VALUES)
+    assert "--tokens" in planning.need(job(), SMOLLM2, profiles).arithmetic
+    assert "1e+06 tokens take about" in planning.need(job(), SMOLLM2, profiles, 1e6).arithmetic
 
 
 def test_a_replica_that_is_too_large_does_not_fit() -> None:

@@ -131,10 +131,10 @@ def test_a_secret_a_sample_names_is_in_it_and_labelled_for_its_use(file: Path) -
         assert made[name].get(LABEL_SECRET) == use
 
 
-def references(spec: Any, parent: str = "") -> list[tuple[str, str | None]]:
+def references(spec: Any, parent: str = "") -> list[tuple[str, str]]:
     """Return the Secrets that a spec names, and the label that each must have."""
-    uses = {"telemetry": None}
-    found: list[tuple[str, str | None]] = []
+    uses = {"telemetry": "tracking"}
+    found: list[tuple[str, str]] = []
     for key, value in spec.items() if isinstance(spec, dict) else ():
         if key == "secretRef":
             found.append((value["name"], uses.get(parent, "storage")))
@@ -148,3 +148,13 @@ def references(spec: Any, parent: str = "") -> list[tuple[str, str | None]]:
 def test_every_sample_is_listed() -> None:
     page = (ROOT / "docs" / "samples.md").read_text()
     assert [file.name for file in SAMPLES if f"(samples/{file.name})" not in page] == []
+
+
+def test_the_exposed_service_is_the_gateways() -> None:
+    found = {d.values[0]["kind"]: d.values[0] for d in documents() if str(d.id).startswith("expose-")}
+    (rule,) = found["Ingress"]["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {
+        "name": found["ModelDeployment"]["metadata"]["name"],
+        "port": {"number": 80},
+    }

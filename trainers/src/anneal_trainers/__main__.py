@@ -30,6 +30,7 @@ COMMANDS = {
     "quickstart-data": "anneal_trainers.quickstart",
     "replay": "anneal_trainers.replay",
     "spikes": "anneal_trainers.spikes",
+    "trial": "anneal_trainers.trial",
 }
 CLEANING_SECONDS = 5
 """What a stage that is told to stop gets to remove its scratch folders."""

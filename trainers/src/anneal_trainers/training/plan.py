@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from anneal_api.finetunejob import Optimization
+from anneal_api.sizing import DEFAULT_BATCH_ROWS
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-DEFAULT_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Budget:
     @classmethod
     def of(cls, optimization: Optimization) -> "Budget":
         """Return the budget a spec asks for."""
-        return cls(optimization.global_batch_tokens, optimization.global_batch_rows or DEFAULT_ROWS)
+        return cls(optimization.global_batch_tokens, optimization.global_batch_rows or DEFAULT_BATCH_ROWS)
 
     def has_room(self, rows: int, tokens: int, length: int) -> bool:
         """Say whether a step of `rows` units and `tokens` tokens takes one more of `length` tokens."""
