@@ -24,9 +24,10 @@ def start() -> None:
     )  # one for all nodes, which start at the same time
     etcd()
     api_server()
+    # The controller manager ends where the API server is not there within ten seconds: a busy machine takes longer.
+    shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
     controller_manager()
     scheduler()
-    shell.wait("API server", lambda: processes.require("kube-apiserver") and ready())
 
 
 def restart() -> None:

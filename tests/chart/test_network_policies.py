@@ -141,7 +141,7 @@ def test_only_those_who_may_use_the_api_server_reach_its_own_port() -> None:
         for name, pod in PODS.items()
         if pod[0] in ("system", "team") and lets("Egress", pod, ("x", {}), 6443)
     }
-    assert reach == {"operator", "gateway", "neighbour"}
+    assert reach == {"operator", "gateway", "neighbour", "test"}
 
 
 def test_clients_can_be_named() -> None:

@@ -29,7 +29,8 @@ def resolve(uri: str) -> tuple[Any, str]:
         return fsspec.filesystem("file"), str(_claim_path(uri, path))
     if scheme == "file":
         return fsspec.filesystem("file"), path
-    return fsspec.filesystem(scheme), path
+    # What other pods have published since is seen: a listing that is remembered would hide it.
+    return fsspec.filesystem(scheme, use_listings_cache=False), path
 
 
 def _claim_path(uri: str, path: str) -> Path:

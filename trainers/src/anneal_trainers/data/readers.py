@@ -82,7 +82,9 @@ def _skip_line(stream: BinaryIO, line: bytes) -> None:
 def _opened(path: str, raw: BinaryIO) -> BinaryIO:
     if path.endswith(".gz"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    return io.BufferedReader(_Zstandard(raw), _CHUNK) if path.endswith(".zst") else raw
+    # A file of a remote store has a readline of its own, which knows no limit.
+    plain = _Zstandard(raw) if path.endswith(".zst") else cast(io.RawIOBase, raw)
+    return io.BufferedReader(plain, _CHUNK)
 
 
 class _Zstandard(io.RawIOBase):
