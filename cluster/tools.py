@@ -22,13 +22,12 @@ BINARIES = {
     "coredns": "coredns",
     "local-path-provisioner": "local-path-provisioner",
     "helm": "helm",
-    "kubeconform": "kubeconform",
     "versitygw": "versitygw",
     "trainer-controller-manager": "trainer",
     "jobset": "trainer",
 }
-# What the cluster needs; in this order: what takes longest first. `trainer` is a benchmark's peer.
-ORDER = ("kubernetes", "coredns", "helm", "registry", "local-path-provisioner", "kubeconform")
+# What the cluster needs; in this order: what takes longest first. `trainer` is a benchmark's peer, `versitygw` a test's S3 server.
+ORDER = ("kubernetes", "coredns", "helm", "registry", "local-path-provisioner")
 
 
 def folder(module: str) -> pathlib.Path:
