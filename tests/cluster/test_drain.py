@@ -18,7 +18,7 @@ from tests.cluster.test_load import (  # noqa: F401 (fixtures)
     pods,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
 
 
 @contextmanager
@@ -47,7 +47,6 @@ def test_a_run_saves_its_state_and_goes_on_without_the_node(team: Kube) -> None:
     assert node not in {pod["spec"]["nodeName"] for pod in group.pods(team, "moved")}
 
 
-@pytest.mark.full
 def test_no_stream_is_lost_when_the_node_of_a_replica_is_drained(
     team: Kube,
     deployment: Json,  # noqa: F811

@@ -11,7 +11,7 @@ from tests.cluster import group
 from tests.cluster.conftest import SYSTEM, finetunejob, image, modeldeployment
 from tests.cluster.kube import Json, Kube, holds
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
 TAG = "upgrade"
 IMAGES = ("operator", "trainers", "serving")
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -15,7 +15,7 @@ from tests.tiny_model import write_tiny_model
 
 from anneal_api.artifacts import MANIFEST, Manifest
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
 SECRET = {"secretRef": {"name": "s3-store"}}
 TASKS = [{"name": name, "data": {"uri": f"s3://inputs/{name}.jsonl"}} for name in ("letters", "digits")]
 
