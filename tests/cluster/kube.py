@@ -1,6 +1,7 @@
 """kubectl as the tests use it: JSON out, waiting with a reason when it takes too long."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
+Description = tuple[str, list[str]]
+"""What `kubectl describe` says of an object, and the reasons of its events as they follow there."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,11 @@ class Kube:
         """Apply objects."""
         self.run("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
-    def describe(self, kind: str, name: str, event: str) -> tuple[str, list[str]]:
-        """Return what `kubectl describe` says of an object, and the reasons of its events as they follow there.
-
-        Events are written beside the status: one with the reason `event` is waited for.
-        """
+    def describe(self, kind: str, name: str, event: str) -> Description:
+        """Describe an object. Events are written beside the status: one with the reason `event` is waited for."""
         deadline = time.monotonic() + 20
         while True:
-            said, _, events = self.run("describe", kind, name).partition("\nEvents:")
-            # Below a line of titles and one of dashes: type, reason, age, source, message.
-            reasons = [line.split()[1] for line in events.splitlines()[3:] if line.strip()]
+            said, reasons = described(self.run("describe", kind, name))
             if event in reasons:
                 return said, reasons
             assert time.monotonic() < deadline, f"no event {event} of {kind}/{name}: {reasons}"
@@ -85,6 +83,14 @@ class Kube:
         pods = self.run("get", "pods", "-o", "wide")
         events = self.run("get", "events", "--sort-by=.lastTimestamp")
         return pods + "\n".join(events.splitlines()[-30:])
+
+
+def described(text: str) -> Description:
+    """Take what `kubectl describe` has printed apart, its columns of one space."""
+    said, _, events = text.partition("\nEvents:")
+    # Below a line of titles and one of dashes: type, reason, age, source, message.
+    reasons = [line.split()[1] for line in events.splitlines()[3:] if line.strip()]
+    return re.sub(" +", " ", said), reasons
 
 
 def condition(resource: Json, kind: str) -> Json:
