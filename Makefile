@@ -24,5 +24,5 @@ sbom:           ## a bill of materials (CycloneDX) of every image, in build/sbom
 	scripts/sbom
 bench:          ## all benchmarks, one after the other
 	scripts/bench
-bench-%:        ## one of them: data, quantize, scores, train, train.multitask, train.gpu, operator
+bench-%:        ## one of them: data, quantize, spoiled, scores, serve, train, train.multitask, train.gpu, operator
 	scripts/bench $*

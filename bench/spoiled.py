@@ -1,0 +1,177 @@
+"""What the gate says of a real model at its default budgets: intact in INT4, by plain rounding, and spoiled in one place.
+
+Each goes through the engine and gate stages as pods run them; what is recorded is whether the gate stopped it and named
+the place.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deployed
+import numpy as np
+import smollm2
+from report import Figure, record
+from safetensors.numpy import load_file, save_file
+
+from anneal_api.runs import ENV_TERMINATION_LOG, DeploymentRun
+from anneal_runtime import artifacts
+from anneal_runtime.errors import Refused
+from anneal_serving import engine, gate, stages
+from anneal_serving.checkpoint import CONFIG, WEIGHTS
+
+LIMITS = {"maxInputLength": 512, "maxSequenceLength": 1024}
+LAYER = 17
+NAMED = f"first diverging layer {LAYER} "
+
+
+@dataclass(frozen=True)
+class Spoil:
+    """A change of an artifact's files, of which stage, and what the gate shall say of it."""
+
+    name: str
+    stage: str
+    change: Callable[[Path], None]
+    says: str
+
+
+def swap_nibbles(folder: Path) -> None:
+    """Change the order of the two weights in each byte of one projection."""
+    _change(folder, f"transformer.layers.{LAYER}.mlp.proj.weight", _swapped)
+
+
+def shift_scales(folder: Path) -> None:
+    """Give each output of one projection the scales of the one before."""
+    _change(
+        folder,
+        f"transformer.layers.{LAYER}.mlp.fc.weights_scaling_factor",
+        lambda scales: np.roll(scales, 1, 0),
+    )
+
+
+def _swapped(packed: Any) -> Any:
+    unsigned = packed.view(np.uint8)
+    return (unsigned >> 4 | unsigned << 4).view(np.int8)
+
+
+def _change(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors[name] = np.ascontiguousarray(change(tensors[name]))
+    save_file(tensors, folder / WEIGHTS)
+
+
+def drop_rotary(folder: Path) -> None:
+    """Leave out the rotary base: readers then take 10,000, and this model was trained with 100,000."""
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"rotary_base": 10_000.0}))
+
+
+def other_pre_tokenizer(folder: Path) -> None:
+    """Leave out that digits stand alone, as a tokenizer read from a GGUF does."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    kept = [step for step in tokenizer["pre_tokenizer"]["pretokenizers"] if step["type"] != "Digits"]
+    assert len(kept) < len(tokenizer["pre_tokenizer"]["pretokenizers"]), "this tokenizer has no such step"
+    tokenizer["pre_tokenizer"]["pretokenizers"] = kept
+    path.write_text(json.dumps(tokenizer))
+
+
+def other_template(folder: Path) -> None:
+    """Put a space at the end of the chat template."""
+    path = folder / "chat.json"
+    chat = json.loads(path.read_text())
+    path.write_text(json.dumps(chat | {"template": chat["template"] + " "}))
+
+
+SPOILS = (
+    Spoil(
+        f"nibbles swapped in layer {LAYER}'s mlp.proj",
+        "quantize",
+        swap_nibbles,
+        f"{NAMED}.* its mlp.proj does it",
+    ),
+    Spoil(
+        f"scales shifted in layer {LAYER}'s mlp.fc", "quantize", shift_scales, f"{NAMED}.* its mlp.fc does it"
+    ),
+    Spoil("the rotary base dropped", "quantize", drop_rotary, "rope_theta is 10000.0, the model's 100000.0"),
+    Spoil(
+        "another pre-tokenizer",
+        "engine",
+        other_pre_tokenizer,
+        "tokenizer.json of the engine is not its model's",
+    ),
+    Spoil("another chat template", "engine", other_template, "chat.json of the engine is not its model's"),
+)
+
+
+def copied(source: DeploymentRun, target: DeploymentRun, stage: str, change: Callable[[Path], None]) -> None:
+    """Publish a stage's artifact in another store, changed."""
+    folder = deployed.folder_of(source, stage)
+    manifest = artifacts.published(f"file://{folder}")
+    assert manifest is not None
+    with stages.publish(target, stage, manifest.inputs) as publication:
+        for file in manifest.files:
+            shutil.copyfile(folder / file.path, publication.folder / file.path)
+        change(publication.folder)
+        publication.metadata.update(manifest.metadata)
+
+
+def verdict(run: DeploymentRun) -> tuple[bool, float, str]:
+    """Return whether the gate lets a version pass, its mean KL (0 when it was refused unmeasured), and what it says."""
+    try:
+        found = gate.run(run)
+    except Refused as refusal:
+        return False, 0.0, refusal.message
+    over = gate.beyond(
+        run.spec.gate, {"logitKL": found.logit_kl, "perplexityIncrease": found.perplexity_increase}
+    )
+    print(f"KL {found.logit_kl:.4f}, perplexity {found.perplexity_increase:+.2%}", flush=True)
+    return not over, found.logit_kl, found.diagnosis
+
+
+def spoiled(spoil: Spoil, intact: DeploymentRun, store: str) -> Figure:
+    """Return whether the gate stops a spoiled version and names what was spoiled."""
+    run = intact.model_copy(update={"store": store})
+    for stage in ("quantize", "engine"):
+        if stage == spoil.stage:
+            copied(intact, run, stage, spoil.change)
+        elif stage == "quantize":
+            copied(intact, run, stage, lambda folder: None)
+        else:
+            engine.run(run)
+    passed, kl, said = verdict(run)
+    print(f"{spoil.name}: {'passed' if passed else 'stopped'}: {said}", flush=True)
+    named = not passed and re.search(spoil.says, said) is not None
+    return Figure(f"{spoil.name}: mean KL", kl, "nats/token", "", "stopped and named", named)
+
+
+def main() -> None:
+    """Try all and record what the gate did."""
+    model, kept = smollm2.exported(), f"file://{smollm2.CACHE}/store"
+    with tempfile.TemporaryDirectory() as folder:
+        intact = deployed.planned(model, "awq", kept, LIMITS)
+        rounded = deployed.planned(model, "rtn", f"file://{folder}/rtn", LIMITS)
+        figures = []
+        for run, passes in ((intact, True), (rounded, False)):
+            deployed.compiled(run)
+            passed, kl, said = verdict(run)
+            print(f"{run.name}: {'passed' if passed else 'stopped'}: {said}", flush=True)
+            told = "passed" if passes else "stopped"
+            figures.append(
+                Figure(f"intact, {run.name}: mean KL", kl, "nats/token", "", told, passed is passes)
+            )
+        for number, spoil in enumerate(SPOILS):
+            figures.append(spoiled(spoil, intact, f"file://{folder}/{number}"))
+            shutil.rmtree(Path(folder) / str(number), ignore_errors=True)
+    record("spoiled", figures)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault(ENV_TERMINATION_LOG, "/dev/null")
+    main()
