@@ -5,6 +5,7 @@ the place.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -122,20 +123,41 @@ def copied(source: DeploymentRun, target: DeploymentRun, stage: str, change: Cal
         publication.metadata.update(manifest.metadata)
 
 
-def verdict(run: DeploymentRun) -> tuple[bool, float, str]:
-    """Return whether the gate lets a version pass, its mean KL (0 when it was refused unmeasured), and what it says."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the gate lets a version pass, what it measured (nothing of one that it refused), and what it says."""
+
+    passed: bool
+    logit_kl: float
+    perplexity_increase: float
+    says: str
+
+
+def judged(run: DeploymentRun) -> Verdict:
+    """Return what the gate makes of a version."""
     try:
         found = gate.run(run)
     except Refused as refusal:
-        return False, 0.0, refusal.message
-    over = gate.beyond(
-        run.spec.gate, {"logitKL": found.logit_kl, "perplexityIncrease": found.perplexity_increase}
-    )
-    print(f"KL {found.logit_kl:.4f}, perplexity {found.perplexity_increase:+.2%}", flush=True)
-    return not over, found.logit_kl, found.diagnosis
+        return Verdict(False, math.nan, math.nan, refusal.message)
+    figures = {"logitKL": found.logit_kl, "perplexityIncrease": found.perplexity_increase}
+    over = gate.beyond(run.spec.gate, figures)
+    return Verdict(not over, found.logit_kl, found.perplexity_increase, found.diagnosis)
 
 
-def spoiled(spoil: Spoil, intact: DeploymentRun, store: str) -> Figure:
+def figures(name: str, found: Verdict, target: str, met: bool) -> list[Figure]:
+    """Return what was measured, if anything, and whether the gate did what it shall."""
+    print(f"{name}: {'passed' if found.passed else 'stopped'}: {found}", flush=True)
+    measured = [
+        Figure(f"{name}: mean KL", found.logit_kl, "nats/token"),
+        Figure(f"{name}: worst task's perplexity increase", 100 * found.perplexity_increase, "%"),
+    ]
+    return [
+        *(figure for figure in measured if math.isfinite(figure.value)),
+        Figure(f"{name}: {target}", float(met), "of 1", "", target, met),
+    ]
+
+
+def spoiled(spoil: Spoil, intact: DeploymentRun, store: str) -> list[Figure]:
     """Return whether the gate stops a spoiled version and names what was spoiled."""
     run = intact.model_copy(update={"store": store})
     for stage in ("quantize", "engine"):
@@ -145,10 +167,9 @@ def spoiled(spoil: Spoil, intact: DeploymentRun, store: str) -> Figure:
             copied(intact, run, stage, lambda folder: None)
         else:
             engine.run(run)
-    passed, kl, said = verdict(run)
-    print(f"{spoil.name}: {'passed' if passed else 'stopped'}: {said}", flush=True)
-    named = not passed and re.search(spoil.says, said) is not None
-    return Figure(f"{spoil.name}: mean KL", kl, "nats/token", "", "stopped and named", named)
+    found = judged(run)
+    named = not found.passed and re.search(spoil.says, found.says) is not None
+    return figures(spoil.name, found, "stopped and named", named)
 
 
 def main() -> None:
@@ -157,19 +178,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         intact = deployed.planned(model, "awq", kept, LIMITS)
         rounded = deployed.planned(model, "rtn", f"file://{folder}/rtn", LIMITS)
-        figures = []
+        made = []
         for run, passes in ((intact, True), (rounded, False)):
             deployed.compiled(run)
-            passed, kl, said = verdict(run)
-            print(f"{run.name}: {'passed' if passed else 'stopped'}: {said}", flush=True)
+            found = judged(run)
             told = "passed" if passes else "stopped"
-            figures.append(
-                Figure(f"intact, {run.name}: mean KL", kl, "nats/token", "", told, passed is passes)
-            )
+            made += figures(f"{run.name}, intact", found, told, found.passed is passes)
         for number, spoil in enumerate(SPOILS):
-            figures.append(spoiled(spoil, intact, f"file://{folder}/{number}"))
+            made += spoiled(spoil, intact, f"file://{folder}/{number}")
             shutil.rmtree(Path(folder) / str(number), ignore_errors=True)
-    record("spoiled", figures)
+    record("spoiled", made)
 
 
 if __name__ == "__main__":
