@@ -15,7 +15,7 @@ from report import Figure, record
 
 from anneal_api.runs import ENV_TERMINATION_LOG
 from serve import contestants, lengths
-from serve.contestants import GATEWAY, IN_PROCESS, SAME_BITS, SHIPPED, TRITON, Contestant
+from serve.contestants import GATEWAY, IN_PROCESS, SAME_BITS, TRITON, Contestant
 from serve.measure import Answer, rate
 from serve.workload import Prompts
 
@@ -99,7 +99,7 @@ def speeds(name: str, contestant: Contestant, found: Results) -> list[Figure]:
 
 def compared(found: Results) -> list[Figure]:
     """Return the ratios of tokens a second."""
-    pairs = [(GATEWAY, TRITON), (TRITON, IN_PROCESS), (GATEWAY, SAME_BITS), (GATEWAY, SHIPPED)]
+    pairs = [(GATEWAY, TRITON), (TRITON, IN_PROCESS), (GATEWAY, SAME_BITS), (GATEWAY)]
     return [
         Figure(
             f"{one} over {other}, {streams} at once: tokens a second",

@@ -32,8 +32,8 @@ SLOTS = 8
 LIMITS = {"maxBatchSize": SLOTS, "maxInputLength": 1024, "maxSequenceLength": 1536}
 READY_SECONDS = 120.0
 GATEWAY, TRITON, IN_PROCESS = "gateway", "Triton", "OpenVINO GenAI"
-SAME_BITS, SHIPPED = "llama.cpp Q4_0", "llama.cpp Q4_1"
-"""The first with our float16 table, so of as many bits as ours; the second as the model's GGUF is shipped."""
+SAME_BITS = "llama.cpp Q4_0"
+"""With our float16 table, so of as many bits as ours."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ def all_of(model: str, folder: Path) -> Iterator[dict[str, Contestant]]:
     engine, weights = deployed.compiled(run), parameters(model)
     ends = ChatEncoder.load(engine).eos_ids
     with contextlib.ExitStack() as stack:
-        http, grpc, metrics, port, first, second = free_ports(6)
+        http, grpc, metrics, port, other = free_ports(5)
         url, ours = f"http://127.0.0.1:{port}", bits((engine / MODEL).with_suffix(".bin"), weights)
         triton = stack.enter_context(replica(run, folder, (http, grpc, metrics)))
         front = stack.enter_context(gateway(run, folder, grpc, port))
@@ -111,11 +111,11 @@ def all_of(model: str, folder: Path) -> Iterator[dict[str, Contestant]]:
             ),
             IN_PROCESS: Contestant(process, [process], ours),
         }
-        for title, file, at in ((SAME_BITS, same_bits(folder), first), (SHIPPED, smollm2.gguf(), second)):
-            server = stack.enter_context(llama(file, at, folder))
-            extra = json.dumps({"ignore_eos": True, "cache_prompt": False})
-            asker = stack.enter_context(driver([*load, "http", f"http://127.0.0.1:{at}", "any", extra]))
-            made[title] = Contestant(asker, [server], bits(file, weights))
+        file = same_bits(folder)
+        peer = stack.enter_context(llama(file, other, folder))
+        extra = json.dumps({"ignore_eos": True, "cache_prompt": False})
+        asker = stack.enter_context(driver([*load, "http", f"http://127.0.0.1:{other}", "any", extra]))
+        made[SAME_BITS] = Contestant(asker, [peer], bits(file, weights))
         yield made
 
 

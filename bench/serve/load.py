@@ -19,14 +19,13 @@ from serve.measure import Answer, Job, run_jobs
 Ask = Callable[[list[int], int, Callable[[], None]], Awaitable[int]]
 """Asks for so many tokens after a prompt, tells whenever some have come, and returns how many came in all."""
 SECONDS = 600.0
-IDLE_SECONDS = 2.0
 
 
 def over_http(url: str, model: str, extra: dict[str, Any]) -> Ask:
     """Return the client of an OpenAI endpoint."""
-    # A server may close a connection that has been idle for longer.
+    # A connection for each request, as new clients have: a server may be closing one that is kept.
     client = httpx.AsyncClient(
-        base_url=url, timeout=SECONDS, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS)
+        base_url=url, timeout=SECONDS, limits=httpx.Limits(max_keepalive_connections=0)
     )
 
     async def ask(prompt: list[int], tokens: int, came: Callable[[], None]) -> int:
