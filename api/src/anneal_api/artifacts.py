@@ -34,6 +34,7 @@ DATA_REPORT = "report.html"
 """In a dataset: what became of the rows, for a person to read."""
 
 STAGE_VERSIONS = {
+    "shard": 2,
     "prepare": 5,
     "train": 2,
     "evaluate": 2,
@@ -160,7 +161,7 @@ def finetune_keys(
 
 def shard_key(prepare: str, number: int, of: int) -> str:
     """Return the content key of a shard of what the stage with the key `prepare` reads."""
-    return content_key({"stage": "shard", "prepare": prepare, "number": number, "of": of})
+    return _stage_key("shard", prepare=prepare, number=number, of=of)
 
 
 def suite_key(model: str, digest: str) -> str:

@@ -1,7 +1,7 @@
 """Trustworthy scores: suites, a sandbox for untrusted code, comparisons of models, reports.
 
 Layers: commands > reports and scoring > suites > sandbox. The sandbox's own side in its processes needs the
-standard library alone, and this file imports nothing, so that a fresh interpreter starts in milliseconds.
+standard library alone, and this file imports nothing, so that its processes stay small.
 """
 
 __version__ = "0.1.0"

@@ -28,7 +28,7 @@ class Toolchain:
     program: str
     """The executable that must be there."""
     run: tuple[str, ...]
-    """A command whose {program} is that executable and {folder} the scratch folder."""
+    """A command whose {program} is that executable, {bin} its folder and {folder} the scratch folder."""
     build: tuple[str, ...] = ()
     address_space: bool = True
     readable: tuple[str, ...] = ()
@@ -48,6 +48,15 @@ def _cpp(text: str, word: str) -> str:
     return f"{head}{text}\n{tail}"
 
 
+def _java(text: str, word: str) -> str:
+    # HumanEval-X brings a public class Main, and MultiPL-E's tests are put into one.
+    said = f'public static void main(String[] a) throws Exception {{ Main.main(a); System.out.println("{word}"); }}'
+    return f"{text}\nclass Word_ {{ {said} }}\n"
+
+
+_JVM = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:-UseContainerSupport", "-XX:TieredStopAtLevel=1")
+"""A short life: one thread collects, nothing is written or read elsewhere, and no code is compiled twice."""
+
 TOOLCHAINS = {
     "javascript": Toolchain(
         "main.js",
@@ -63,6 +72,22 @@ TOOLCHAINS = {
         ("{folder}/main",),
         build=("{program}", "-std=c++17", "-O1", "-w", "-o", "{folder}/main", "{folder}/main.cpp"),
         wrap=_cpp,
+    ),
+    "java": Toolchain(
+        "Main.java",
+        "javac",
+        ("{bin}/java", "-Xmx512m", *_JVM, "-ea", "-cp", "{folder}", "Word_"),
+        build=(
+            "{program}",
+            *(f"-J{option}" for option in _JVM),
+            "-nowarn",
+            "-d",
+            "{folder}",
+            "{folder}/Main.java",
+        ),
+        address_space=False,
+        readable=("/etc/java-17-openjdk",),
+        wrap=_java,
     ),
 }
 
@@ -90,10 +115,11 @@ def judge(box: Sandbox, language: str, program: str, tests: str) -> Verdict:
     executable = os.path.realpath(shutil.which(chain.program) or chain.program)
     with scratch() as folder:
         Path(folder, chain.source).write_text(chain.wrap(f"{program}\n{tests}", word), encoding="utf-8")
-        names = {"program": executable, "folder": folder}
+        names = {"program": executable, "bin": os.path.dirname(executable), "folder": folder}
         if chain.build:
+            compiling = replace(_COMPILING, address_space=chain.address_space)
             built = box.command(
-                _filled(chain.build, names), folder, limits=_COMPILING, readable=chain.readable
+                _filled(chain.build, names), folder, limits=compiling, readable=chain.readable
             )
             if not built.passed:
                 return replace(built, detail=f"it does not compile: {built.detail}")

@@ -9,7 +9,8 @@ from statistics import fmean
 from anneal_evaluation import languages, likeness, statistics
 from anneal_evaluation.results import ProblemResult, Sample, Score, Settings, SuiteResult
 from anneal_evaluation.sandbox.confine import LEVELS
-from anneal_evaluation.sandbox.runner import InfrastructureError, Sandbox, Verdict
+from anneal_evaluation.sandbox.runner import Sandbox, Verdict
+from anneal_evaluation.sandbox.wardens import InfrastructureError
 from anneal_evaluation.statistics import Interval
 from anneal_evaluation.suites import asking
 from anneal_evaluation.suites.files import Suite

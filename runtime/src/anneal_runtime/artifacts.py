@@ -137,12 +137,12 @@ def verify(folder: Path, file: File, uri: str) -> None:
         )
 
 
-def identity(uri: str) -> str:
+def identity(uri: str, *, sampled: bool = False) -> str:
     """Return the digest that stands for an input file or folder.
 
     A published artifact is its manifest's digest. Any other folder is the digest over names, sizes and
-    contents of what is not hidden (nor in a hidden folder such as .git); of files above 64 MiB only the first and the
-    last MiB are read, so that a folder with a 33B model takes seconds.
+    contents of what is not hidden (nor in a hidden folder such as .git). With `sampled`, which is meant for weights, only
+    the first and the last MiB of files above 64 MiB are read, so that a folder with a 33B model takes seconds.
 
     Raises:
         Refused: nothing is there.
@@ -151,14 +151,14 @@ def identity(uri: str) -> str:
     if not filesystem.exists(path):
         raise Refused("NotFound", f"{uri} does not exist; check the path and the claim or bucket it names")
     if filesystem.isfile(path):
-        return _digest([(Path(path).name, _content(filesystem, path, filesystem.size(path)))])
+        return _digest([(Path(path).name, _content(filesystem, path, filesystem.size(path), sampled))])
     if (manifest := published(uri)) is not None:
         return manifest.digest
     found = filesystem.find(path, detail=True)
     inner = {name.removeprefix(path).lstrip("/"): info for name, info in sorted(found.items())}
     return _digest(
         [
-            (name, _content(filesystem, info["name"], info["size"]))
+            (name, _content(filesystem, info["name"], info["size"], sampled))
             for name, info in inner.items()
             if not is_hidden(name)
         ]
@@ -176,9 +176,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _content(filesystem: Any, path: str, size: int) -> str:
+def _content(filesystem: Any, path: str, size: int, sampled: bool) -> str:
     digest = hashlib.sha256(str(size).encode())
-    if size > _SAMPLED_ABOVE:
+    if sampled and size > _SAMPLED_ABOVE:
         digest.update(filesystem.cat_file(path, start=0, end=_CHUNK))
         digest.update(filesystem.cat_file(path, start=size - _CHUNK, end=size))
         return digest.hexdigest()

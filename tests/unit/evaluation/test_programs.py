@@ -10,6 +10,12 @@ BOX = Sandbox(Limits(wall_seconds=10, cpu_seconds=8))
 JS_TESTS = "const t = () => { console.assert(f(2) === 4) }\nt()"
 CPP_TESTS = "#undef NDEBUG\n#include <assert.h>\nint main() { assert(f(2) == 4); }"
 
+JAVA_TESTS = "public class Main { public static void main(String[] a) { if (new Solution().f(2) != 4) throw new AssertionError(); } }"
+
+
+def java(body: str) -> str:
+    return f"import java.util.*;\nclass Solution {{\n    public int f(int x) {{ {body} }}\n}}"
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -24,6 +30,16 @@ CPP_TESTS = "#undef NDEBUG\n#include <assert.h>\nint main() { assert(f(2) == 4);
         ("cpp", "int f(int x) { return 3 * x; }", CPP_TESTS, "crashed"),
         ("cpp", "int f(int x) { _exit(0); }", CPP_TESTS, "failed"),
         ("cpp", "int f(int x) { return g(x); }", CPP_TESTS, "failed"),
+        ("java", java("return 2 * x;"), JAVA_TESTS, "passed"),
+        ("java", java("return 3 * x;"), JAVA_TESTS, "failed"),
+        ("java", java("System.exit(0); return 4;"), JAVA_TESTS, "failed"),
+        (
+            "java",
+            java('try { new ProcessBuilder("true").start(); } catch (Exception e) { return 0; } return 4;'),
+            JAVA_TESTS,
+            "failed",
+        ),
+        ("java", java("return g(x);"), JAVA_TESTS, "failed"),
     ],
 )
 def test_programs_pass_only_when_their_tests_do(language: str, program: str, tests: str, state: str) -> None:

@@ -84,6 +84,18 @@ def test_identity_of_a_plain_folder_follows_names_and_contents(tmp_path: Path) -
     assert artifacts.identity(f"file://{tmp_path}/b") != a
 
 
+def test_only_weights_may_change_in_the_middle_unseen(tmp_path: Path) -> None:
+    large = tmp_path / "rows.jsonl"
+    with large.open("wb") as stream:
+        stream.truncate(80 << 20)
+    whole, sampled = (artifacts.identity(f"file://{large}", sampled=how) for how in (False, True))
+    with large.open("r+b") as stream:
+        stream.seek(40 << 20)
+        stream.write(b"x")
+    assert artifacts.identity(f"file://{large}") != whole
+    assert artifacts.identity(f"file://{large}", sampled=True) == sampled
+
+
 def test_what_git_keeps_beside_the_files_is_no_part_of_a_checkout(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("x = 1")

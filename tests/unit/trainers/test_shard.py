@@ -35,9 +35,10 @@ def tasks(tmp_path: Path) -> list[dict[str, Any]]:
     rows, code = tmp_path / "rows", tmp_path / "code"
     rows.mkdir()
     code.mkdir()
-    for number in range(5):
+    for number in range(5):  # the last file is longer than a shard
         texts = [words(seed, number) for seed in range(number, number + 6)] + [words(0)]
         lines = [json.dumps({"text": text, "group": f"g{number}"}) for text in texts] + ["{"]
+        lines += ["", *(json.dumps({"text": words(seed)}) for seed in range(100, 130))] * (number == 4)
         (rows / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
     for number in range(6):
         (code / f"{number}.py").write_text(f"# mail person{number}@some.org\n{words(50 + number // 2)}\n")
@@ -68,7 +69,7 @@ def test_the_number_of_shards_changes_no_byte(
     make_run: Any, tasks: Any, tmp_path: Path, dedup: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for count in (1, 3):
+    for count in (1, 3, 7):
         data = DATA | {"dedup": dedup, "filters": {"personalData": "redact"}}
         store = tmp_path / f"store-{count}"
         run = in_shards(make_run(tasks=tasks, data=data, output={"uri": f"file://{store}"}), count)
@@ -80,7 +81,7 @@ def test_the_number_of_shards_changes_no_byte(
         assert [path.name for path in (store / "demo").iterdir() if any(path.iterdir())] == ["dataset"]
     assert found[0] == found[1]
     report = json.loads((folder_of(made) / "report.json").read_text())
-    assert [task["read"] for task in report["tasks"]] == [40, 7]
+    assert [task["read"] for task in report["tasks"]] == [70, 7]
     assert report["tasks"][0]["dropped"]["wrongRow"] == 5
 
 

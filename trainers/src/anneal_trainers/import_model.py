@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 def import_model(source: str, target: str, cache: Path) -> ArtifactRef:
     """Publish the model at `source` as a base model at `target`."""
     uri = source if "://" in source else f"file://{Path(source).resolve()}"
-    digest = identity(uri)
+    digest = identity(uri, sampled=True)
     path = local(uri, cache)
     producer = Producer(kind="import", stage="import", version=VERSION)
     key = content_key({"stage": "import", "source": digest})

@@ -55,7 +55,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     )
     encoder, added = sentinels.widened(spec.tasks, encoder)
     tasks = [task_facts(task, spec, encoder) for task in spec.tasks]
-    digest = identity(base)
+    digest = identity(base, sampled=True)
     initial = init_from.check(spec, digest, shape, added)
     suite_digests = suites.digests(spec.data.decontaminate)
     suites.problems(spec.data.decontaminate)
@@ -69,7 +69,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         initial_digest=initial,
         shape=shape,
         tasks=tasks,
-        shards=shards.count([file.size for _, file in shards.listing(spec)]),
+        shards=shards.count([file for _, file in shards.listing(spec)]),
         keys=keys,
         published=found,
         scores=read_scores(found["evaluate"]) if "evaluate" in found else [],

@@ -145,7 +145,7 @@ def _scan(run: FineTuneRun, number: int, folder: Path) -> str:
     """Make a shard in `folder`; return the digest of all files there are to divide."""
     facts, (encoder, added) = inspection(run), _encoder(run)
     files = shards.listing(run.spec)
-    mine = files[shards.divided([file.size for _, file in files], number, facts.shards)]
+    mine = shards.share(files, number, facts.shards)
     shards.Scan(run.spec, encoder, token_type(facts.shape.vocabulary, added), folder).make(mine)
     return content_key([[index, file.path, file.size] for index, file in files])
 

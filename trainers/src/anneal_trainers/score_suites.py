@@ -65,8 +65,13 @@ def _result(run: FineTuneRun, suite: Suite) -> SuiteResult:
 
 @cache
 def load(folder: Path) -> InProcess:
-    """Return the model in `folder`, in the type a run computes in, to be asked in this process."""
-    device, encoder = model.pick_device(0), ChatEncoder.load(folder)
+    """Return the model that was exported to `folder`, to be asked in this process."""
+    return held(folder, ChatEncoder.load(folder))
+
+
+def held(folder: Path, encoder: ChatEncoder) -> InProcess:
+    """Return the model in `folder`, in the type a run computes in."""
+    device = model.pick_device(0)
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=model.compute_type(device))
     network.to(device).eval()
     ends = sorted({*encoder.eos_ids, encoder.end_of_text})

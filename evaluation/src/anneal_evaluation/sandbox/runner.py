@@ -1,12 +1,11 @@
 """The trusted side: gives a program and its tests to a warden and reads what became of them.
 
-Nothing of the program's runs in this process, in an interpreter that outlives the sample, or where this process's
+Nothing of the program's runs in this process, in one that outlives the sample, or where this process's
 environment, files and network are in reach. What went wrong outside the program is told apart from a wrong answer.
 """
 
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -15,30 +14,21 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from anneal_evaluation.sandbox.confine import LEVELS, Limits
+from anneal_evaluation.sandbox.wardens import InfrastructureError, Wardens
 from anneal_runtime.errors import Refused
 
 State = Literal["passed", "failed", "timeout", "crashed", "limit", "error"]
 """`failed`: the tests say no; `timeout`, `crashed`, `limit` (output, files): the program's doing; `error`: not its."""
 
-_SOURCE = Path(__file__).resolve().parents[2]
-_START = "import sys; sys.path.insert(0, {!r}); from anneal_evaluation.sandbox.warden import main; main()"
-_GRACE_SECONDS = 20.0
-"""What a warden gets to clean up, beyond the program's own time."""
-_TRIES = 2
 _CPU_TOLERANCE = 0.1
 LIMITS = Limits()
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/alternatives")
 """What every program may read: the system's programs and libraries, and nothing that says where it is."""
 PYTHON = (sys.base_prefix, sysconfig.get_path("stdlib"))
-
-
-class InfrastructureError(Exception):
-    """The sandbox itself failed; says nothing of the program."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +57,7 @@ class Sandbox:
     limits: Limits = LIMITS
     required: str = "filtered"
     """The weakest isolation that is good enough."""
+    _wardens: Wardens = field(default_factory=Wardens, init=False, repr=False, compare=False)
 
     def judge(self, program: str, tests: str, asked: Sequence[str], trusted: str = "") -> Verdict:
         """Run Python: define `program` in one process; in another, `trusted` and then `tests`, whose `asked` names are
@@ -109,7 +100,7 @@ class Sandbox:
         paths = {"readable": [*SYSTEM, *readable], "scratch": folder}
         first = {"limits": asdict(limits), "paths": paths, "required": self.required, **frames[0]}
         request = b"".join(_framed(frame) for frame in (first, *frames[1:]))
-        report = _answered(request, limits.wall_seconds + _GRACE_SECONDS)
+        report = self._wardens.report(request, limits.wall_seconds)
         for cell in report["cells"]:
             if not cell["level"]:
                 raise InfrastructureError(
@@ -142,53 +133,6 @@ def scratch() -> Iterator[str]:
 def _framed(frame: dict[str, Any]) -> bytes:
     body = json.dumps(frame).encode()
     return len(body).to_bytes(8, "big") + body
-
-
-def _answered(request: bytes, seconds: float) -> dict[str, Any]:
-    """Return a warden's report; one that fails is started once more."""
-    for left in reversed(range(_TRIES)):
-        try:
-            return _asked(request, seconds)
-        except InfrastructureError:
-            if not left:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _asked(request: bytes, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-I", "-S", "-c", _START.format(str(_SOURCE))]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={"PATH": "/usr/bin:/bin"},
-        cwd="/",
-        start_new_session=True,
-    )
-    with process:
-        answer = _exchanged(process, request, seconds)
-        if not answer:
-            process.kill()
-            told = process.stderr.read(4096).decode("utf-8", "replace") if process.stderr else ""
-            raise InfrastructureError(f"the sandbox gave no report: {told[-400:] or 'it took too long'}")
-    report: dict[str, Any] = json.loads(answer)
-    if any(cell["status"] is None for cell in report["cells"]):
-        raise InfrastructureError("the sandbox lost sight of a process")
-    return report
-
-
-def _exchanged(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
-    """Return the report, empty when there is none in time. Its input stays open as long as somebody waits for it."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write(request)
-        process.stdin.flush()
-    except OSError:
-        return b""
-    ready, _, _ = select.select([process.stdout], [], [], seconds)
-    return process.stdout.readline() if ready else b""
 
 
 def _verdict(

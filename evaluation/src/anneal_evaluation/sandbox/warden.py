@@ -1,7 +1,7 @@
 """The process between the trusted one and the cells: starts them, holds them to their time, ends all that is left.
 
-Run as a fresh interpreter by `runner`; requests come as frames of JSON, the report leaves as a line of it. When the
-other end of its input closes, the caller is gone, and so is everything here.
+One a sample, forked by `forkserver`; requests come as frames of JSON, the report leaves as a line of it. When the
+other end of its line closes, the caller is gone, and so is everything here.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ LOOK_SECONDS = 0.05
 KEPT_OUTPUT = 16 << 10
 FAILED = 70
 """Exit status of a cell that could not be made, or whose code broke it."""
-_INPUT, _OUTPUT, _VERDICT_LIMIT = 0, 1, 65_536
+INPUT, OUTPUT = 0, 1
+_VERDICT_LIMIT = 65_536
 _PAGE, _AGAIN = 4096, 0.002
 
 
@@ -127,7 +128,7 @@ class Warden:
     def watch(self, until: Callable[[], bool]) -> None:
         """Read what cells write and note their ends, until `until` holds or a bound is passed."""
         with selectors.DefaultSelector() as selector:
-            selector.register(_INPUT, selectors.EVENT_READ, "caller")
+            selector.register(INPUT, selectors.EVENT_READ, "caller")
             for cell in self.cells:
                 selector.register(cell.handle, selectors.EVENT_READ, cell)
                 os.set_blocking(cell.pipe, False)
@@ -139,7 +140,7 @@ class Warden:
 
     def _event(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         if key.data == "caller":
-            if not os.read(_INPUT, 4096):
+            if _has_closed(INPUT):
                 self.ended = "abandoned"
         elif isinstance(key.data, Cell):
             _reap(key.data)
@@ -187,7 +188,7 @@ def main() -> None:
         "wall_seconds": time.monotonic() - started,
         "cells": [_shown(cell) for cell in warden.cells],
     }
-    os.write(_OUTPUT, json.dumps(report).encode() + b"\n")
+    os.write(OUTPUT, json.dumps(report).encode() + b"\n")
 
 
 def _frame() -> bytes:
@@ -199,7 +200,7 @@ def _frame() -> bytes:
 def _exactly(length: int) -> bytes:
     parts, missing = [], length
     while missing:
-        part = os.read(_INPUT, missing)
+        part = os.read(INPUT, missing)
         if not part:
             sys.exit(FAILED)
         parts.append(part)
@@ -255,6 +256,13 @@ def _commanded(warden: Warden, request: dict[str, Any]) -> None:
 def strength(level: str) -> int:
     """Return how much a level of isolation is worth; unknown ones nothing."""
     return confine.LEVELS.index(level) if level in confine.LEVELS else -1
+
+
+def _has_closed(line: int) -> bool:
+    try:
+        return not os.read(line, 4096)
+    except ConnectionResetError:
+        return True
 
 
 def _close_all_but(kept: set[int]) -> None:

@@ -55,7 +55,7 @@ def program(problem: Problem, answer: str) -> str:
     if not problem.prompt:
         return code
     if problem.entry_point and _defines(code, problem):
-        return f"{_preamble(problem)}\n{code}"
+        return f"{_preamble(problem)}\n{_in_class(code, problem)}"
     return problem.prompt + _cut(code, problem.language)
 
 
@@ -69,8 +69,20 @@ def _preamble(problem: Problem) -> str:
     """Return what of a prompt stays where the answer has the whole function: Python's helpers, others' inclusions."""
     if problem.language == "python":
         return problem.prompt.partition(f"def {problem.entry_point}(")[0]
-    kept = ("#include", "using ", "const assert", "require(")
+    kept = ("#include", "using ", "const assert", "require(", "import ")
     return "\n".join(line for line in problem.prompt.splitlines() if line.startswith(kept))
+
+
+def _in_class(code: str, problem: Problem) -> str:
+    """Return a function within the class that the problem has it in, where the answer does not have that itself."""
+    outer = re.search(r"^\s*(?:public )?class (\w+)", problem.prompt, re.MULTILINE)
+    if problem.language != "java" or outer is None or re.search(rf"\bclass {outer.group(1)}\b", code):
+        return (
+            re.sub(r"^public class", "class", code, flags=re.MULTILINE)
+            if problem.language == "java"
+            else code
+        )
+    return f"class {outer.group(1)} {{\n{code}\n}}"
 
 
 def _cut(code: str, language: str) -> str:

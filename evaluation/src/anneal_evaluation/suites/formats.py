@@ -13,7 +13,7 @@ from anneal_evaluation.suites.problems import Problem
 
 Row = dict[str, Any]
 COMPLETION_STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
-_NAMES = {"py": "python", "js": "javascript", "cpp": "cpp", "c++": "cpp"}
+_NAMES = {"py": "python", "js": "javascript", "cpp": "cpp", "c++": "cpp", "java": "java"}
 
 
 class UnknownFormat(ValueError):
@@ -95,11 +95,20 @@ def _multipl_e(row: Row, name: str) -> Problem:
         row["prompt"],
         language=language,
         entry_point=_defined(row["prompt"], language),
-        # Of C++ they begin with the brace that answers are cut off before; ours are cut off behind it.
-        tests=row["tests"] if python else row["tests"].lstrip().removeprefix("}"),
+        tests=_opened(row["tests"], language),
         asked=free_names(row["tests"], "") if python else (),
         stops=tuple(row.get("stop_tokens", ())),
     )
+
+
+def _opened(tests: str, language: str) -> str:
+    """Return tests that begin behind a whole program.
+
+    Of C++ and Java they begin with the brace that answers are cut off before; ours are cut off behind it. Those of Java go
+    on within the answer's class, and so are put into one of their own.
+    """
+    rest = tests if language == "python" else tests.lstrip().removeprefix("}")
+    return f"class Main extends Problem {{{rest}" if language == "java" else rest
 
 
 def _infill(row: Row, name: str) -> Problem:

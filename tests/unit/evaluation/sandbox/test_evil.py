@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -170,20 +171,43 @@ STARTED = (
 def test_nothing_outlives_whoever_asked() -> None:
     path = os.pathsep.join(map(str, sys.path))
     with subprocess.Popen([sys.executable, "-c", STARTED], env={**os.environ, "PYTHONPATH": path}) as asking:
-        warden = _first_child(asking.pid)
-        for _ in range(2):  # both cells are there
-            _first_child(warden)
-        ended = os.pidfd_open(warden)
+        server = _children(asking.pid, 1)[0]
+        warden = _children(server, 1)[0]
+        left = [os.pidfd_open(process) for process in (server, warden, *_children(warden, 2))]
         asking.kill()
-    assert select.select([ended], [], [], 10)[0]
-    os.close(ended)
+    for process in left:
+        assert select.select([process], [], [], 10)[0]
+        os.close(process)
 
 
-def _first_child(process: int) -> int:
-    """Return a child of a process, once it has one."""
-    while not (found := Path(f"/proc/{process}/task/{process}/children").read_text().split()):
+def _children(process: int, count: int) -> list[int]:
+    """Return the children of a process, once it has so many."""
+    while len(found := Path(f"/proc/{process}/task/{process}/children").read_text().split()) < count:
         pass
-    return int(found[0])
+    return list(map(int, found))
+
+
+def test_a_sample_finds_nothing_of_the_one_before_it() -> None:
+    leaves = (
+        "import builtins, sys, json\nbuiltins.left = sys.left = json.left = 1\nopen('left', 'w').close()\n"
+        "def f(): return 1"
+    )
+    finds = "import builtins, sys, json, os\ndef f(): return [hasattr(x, 'left') for x in (builtins, sys, json)] + os.listdir()"
+    assert BOX.judge(leaves, "assert f() == 1", ["f"]).passed
+    found = BOX.judge(finds, "assert f() == [False] * 3", ["f"])
+    assert found.passed, found
+
+
+def test_a_fork_server_that_was_ended_is_started_again() -> None:
+    box, program, before = (
+        Sandbox(LIMITS),
+        ("def f(x): return 2 * x", TESTS, ["f"]),
+        _children(os.getpid(), 0),
+    )
+    assert box.judge(*program).passed
+    (server,) = set(_children(os.getpid(), 1)) - set(before)
+    os.kill(server, signal.SIGKILL)
+    assert box.judge(*program).passed
 
 
 def test_limits_that_are_lower_already_stay() -> None:

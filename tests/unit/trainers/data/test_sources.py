@@ -1,7 +1,9 @@
 """Every kind of file is read; what is damaged is told by file and line, never a crash, and left out if asked."""
 
 import gzip
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from fsspec.implementations.dirfs import DirFileSystem
+from hypothesis import given
+from hypothesis import strategies as some
 
 from anneal_api.finetunejob import Data, Task
 from anneal_runtime.errors import Refused
@@ -51,6 +55,26 @@ def test_a_folder_of_all_kinds_is_read_in_order_of_name(tmp_path: Path) -> None:
     ]
     assert [each.row.text for each in found if each.row] == ["hello"] * 8
     assert sources.count(task(tmp_path)) == 8
+
+
+@given(some.lists(some.sampled_from([ROW, "\n", "{\n"]), max_size=8), some.integers(1, 200), some.booleans())
+def test_every_line_is_in_the_part_where_it_begins(lines: list[str], at: int, ends: bool) -> None:
+    content = "".join(lines).removesuffix("" if ends else "\n").encode()
+    at = min(at, len(content))
+    whole, first, second = (
+        list(readers.values("x.jsonl", io.BytesIO(content), *part))
+        for part in ((), (0, at), (at, len(content)))
+    )
+    before = readers.lines_begun(io.BytesIO(content), 0, at)
+    joined = first + [(before + number, value) for number, value in second]
+    assert [(n, str(value)) for n, value in joined] == [(n, str(value)) for n, value in whole]
+
+
+def test_a_wrong_line_of_a_part_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(ROW * 5 + "{\n" + ROW)
+    (file,) = sources.files(task(tmp_path))
+    with pytest.raises(Refused, match="x.jsonl, line 6"):
+        list(sources.found(task(tmp_path), Data(), [replace(file, begin=3 * len(ROW), end=file.size)]))
 
 
 @pytest.mark.parametrize("content", ["{", '{"other": 1}', "[1]"])

@@ -15,7 +15,9 @@ import zstandard
 from anneal_runtime.errors import Refused
 from anneal_trainers.data.formats import WrongRow
 
-LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+DIVISIBLE = ".jsonl"
+"""Of such a file any part can be read."""
+LINES = (DIVISIBLE, ".jsonl.gz", ".jsonl.zst")
 PARQUET = ".parquet"
 ARROW = ".arrow"
 SUFFIXES = (*LINES, PARQUET)
@@ -28,11 +30,13 @@ Values = Iterator[tuple[int, Any]]
 """The number of a row in its file, from 1, and its value or a WrongRow."""
 
 
-def values(path: str, raw: BinaryIO) -> Values:
-    """Yield the rows of a file, by the kind its name says."""
+def values(path: str, raw: BinaryIO, begin: int = 0, end: int | None = None) -> Values:
+    """Yield the rows of a file, by the kind its name says; of a divisible one the lines that begin in a range of bytes,
+    numbered from 1.
+    """
     if path.endswith(PARQUET):
         return _parquet_values(raw)
-    return _arrow_values(raw) if path.endswith(ARROW) else _line_values(path, raw)
+    return _arrow_values(raw) if path.endswith(ARROW) else _line_values(path, raw, begin, end)
 
 
 def count(path: str, raw: BinaryIO) -> int:
@@ -42,8 +46,17 @@ def count(path: str, raw: BinaryIO) -> int:
     return sum(1 for _ in values(path, raw))
 
 
-def _line_values(path: str, raw: BinaryIO) -> Values:
-    for number, line in _lines(path, raw):
+def lines_begun(raw: BinaryIO, begin: int, end: int) -> int:
+    """Return how many lines begin in a range of bytes."""
+    left = end - 1 - raw.seek(max(begin - 1, 0))
+    count = int(begin == 0 < end)
+    while left > 0 and (chunk := raw.read(min(_CHUNK, left))):
+        count, left = count + chunk.count(b"\n"), left - len(chunk)
+    return count
+
+
+def _line_values(path: str, raw: BinaryIO, begin: int, end: int | None) -> Values:
+    for number, line in _lines(path, raw, begin, end):
         yield number, line if isinstance(line, WrongRow) else _parsed(line)
 
 
@@ -58,17 +71,22 @@ def _parsed(line: bytes) -> Any:
         return WrongRow(f"expected one JSON object a line: {error}")
 
 
-def _lines(path: str, raw: BinaryIO) -> Iterator[tuple[int, bytes | WrongRow]]:
+def _lines(
+    path: str, raw: BinaryIO, begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, bytes | WrongRow]]:
     """Yield lines that are not blank; a damaged file ends with a WrongRow."""
     number = 0
     try:
         with _opened(path, raw) as stream:
-            while line := stream.readline(LINE_LIMIT + 1):
+            if begin:  # the line that goes on here is another part's, unless the byte before ends it
+                stream.seek(begin - 1)
+                _skip_line(stream, stream.readline(_CHUNK))
+            while (end is None or stream.tell() < end) and (line := stream.readline(LINE_LIMIT + 1)):
                 number += 1
                 if len(line) > LINE_LIMIT:
                     _skip_line(stream, line)
                     yield number, WrongRow(f"expected at most {LINE_LIMIT} bytes a line")
-                elif bare := line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").strip():
+                elif bare := line.removeprefix(b"\xef\xbb\xbf" if number == 1 and not begin else b"").strip():
                     yield number, bare
     except _DAMAGED as error:
         yield number + 1, WrongRow(f"the file cannot be read from here on: {error}")

@@ -1,14 +1,14 @@
 """A shard of the data: some files of the tasks, each row cleaned, encoded and marked; all that one machine can do alone.
 
+cut.json                which of its files other shards have a part of: lines are counted in each part anew
 records.jsonl           a line a place, in order: where it is and what became of it
 tokens.bin, learned.bin what SplitWriter takes, of all units one after the other
 grams.u32, starts.npy, keys.npy   of data.dedup near: what `near.groups` needs of the documents
 
-A shard is made of nothing but its files, so it is the same bytes whenever it is made, and shards one after the other are
+A shard is made of nothing but its files, or parts of them, so it is the same bytes whenever it is made, and shards one after the other are
 the same records however many there are.
 """
 
-import bisect
 import contextlib
 import itertools
 import json
@@ -31,26 +31,38 @@ from anneal_trainers.data.formats import Row
 from anneal_trainers.data.sources import Found, SourceFile
 from anneal_trainers.data.units import UnitFacts, UnitMaker
 
-RECORDS, TOKENS, LEARNED = "records.jsonl", "tokens.bin", "learned.bin"
+CUT, RECORDS, TOKENS, LEARNED = "cut.json", "records.jsonl", "tokens.bin", "learned.bin"
 BYTES = 1 << 30
-"""What a shard is made for: some minutes of one core. A file is never divided."""
+"""What a shard is made for: some minutes of one core."""
 MOST = 64
 
-
-def count(sizes: Sequence[int]) -> int:
-    """Return how many shards files of these sizes make."""
-    return max(1, min(MOST, len(sizes), round(sum(sizes) / BYTES)))
+Numbered = tuple[int, SourceFile]
+"""A file, and the number of its task."""
 
 
-def divided(sizes: Sequence[int], number: int, of: int) -> slice:
-    """Return which files shard `number` reads: neighbours, that begin in its share of all bytes."""
-    starts = [0, *itertools.accumulate(sizes)][: len(sizes)]
-    total = max(1, sum(sizes))
-    begin, end = (bisect.bisect_left(starts, -(-total * bound // of)) for bound in (number, number + 1))
-    return slice(begin, len(sizes) if number + 1 == of else end)
+def count(files: Sequence[SourceFile]) -> int:
+    """Return how many shards these files make."""
+    parts = sum(max(1, -(-file.size // BYTES)) if file.divisible else 1 for file in files)
+    return max(1, min(MOST, parts, round(sum(file.size for file in files) / BYTES)))
 
 
-def listing(spec: FineTuneJobSpec) -> list[tuple[int, SourceFile]]:
+def share(files: Sequence[Numbered], number: int, of: int) -> list[Numbered]:
+    """Return what shard `number` reads: the files, and the lines of divisible ones, that begin in its share of all bytes."""
+    total = max(1, sum(file.size for _, file in files))
+    low, high = (-(-total * bound // of) for bound in (number, number + 1))
+    high += number + 1 == of  # an empty file at the end begins behind all bytes
+    start, mine = 0, []
+    for task, file in files:
+        begin, end = max(low - start, 0), min(high - start, file.size)
+        if file.divisible and begin < end:
+            mine.append((task, replace(file, begin=begin, end=end)))
+        elif low <= start < high and not (file.divisible and file.size):
+            mine.append((task, file))
+        start += file.size
+    return mine
+
+
+def listing(spec: FineTuneJobSpec) -> list[Numbered]:
     """Return all files of all tasks, each with the number of its task, in the order in which rows are numbered."""
     return [(index, file) for index, task in enumerate(spec.tasks) for file in sources.files(task)]
 
@@ -129,7 +141,7 @@ class Scan:
         self._cleaner = cleaning.cleaner(self.spec.data)
         self._grams = Collector(self.folder)
 
-    def make(self, files: Sequence[tuple[int, SourceFile]]) -> None:
+    def make(self, files: Sequence[Numbered]) -> None:
         """Read `files`, each given with the number of its task.
 
         Raises:
@@ -147,8 +159,9 @@ class Scan:
                     learned.write(bytes([False, *piece.learned[1:]]))
         if self.spec.data.dedup == "near":
             self._grams.close()
+        (self.folder / CUT).write_text(json.dumps(asdict(_cut(self.spec, files))) + "\n")
 
-    def _all(self, files: Sequence[tuple[int, SourceFile]]) -> Iterator[tuple[Record, list[Encoded]]]:
+    def _all(self, files: Sequence[Numbered]) -> Iterator[tuple[Record, list[Encoded]]]:
         for index, those in itertools.groupby(files, lambda each: each[0]):
             task = self.spec.tasks[index]
             maker = UnitMaker(self.encoder, self.spec.data, fim.filler(task, self.encoder))
@@ -194,18 +207,49 @@ class Scan:
         return told, unit.pieces
 
 
-def records(folders: Iterable[Path]) -> Iterator[Record]:
-    """Yield the records of shards in their order."""
+@dataclass(frozen=True)
+class Cut:
+    """Where a shard ends and begins within a file."""
+
+    task: int = -1
+    file: str = ""
+    """What its first file is called, where another shard has the lines before; else empty."""
+    lines: int = 0
+    """How many lines of its last file it has, where another shard has the lines behind."""
+    alone: bool = False
+    """Whether it has no file between the first and the last."""
+
+
+def _cut(spec: FineTuneJobSpec, files: Sequence[Numbered]) -> Cut:
+    if not files:
+        return Cut(alone=True)
+    (first, head), (last, tail) = files[0], files[-1]
+    begun = sources.lines_begun(spec.tasks[last], tail, tail.begin, tail.end or 0) if tail.is_cut else 0
+    named = (first, sources.shown(spec.tasks[first], head)) if head.begin else (-1, "")
+    return Cut(*named, lines=begun, alone=len(files) == 1)
+
+
+def records(folders: Iterable[Path]) -> Iterator[tuple[Path, Iterator[Record]]]:
+    """Yield the folders of shards with their records, in order; lines are counted from the beginning of their files."""
+    before = 0
     for folder in folders:
-        with (folder / RECORDS).open(encoding="utf-8") as lines:
-            yield from map(Record.parse, lines)
+        cut = Cut(**json.loads((folder / CUT).read_text()))
+        yield folder, _records(folder, cut, before)
+        before = cut.lines + (before if cut.alone else 0)
+
+
+def _records(folder: Path, cut: Cut, before: int) -> Iterator[Record]:
+    with (folder / RECORDS).open(encoding="utf-8") as lines:
+        for record in map(Record.parse, lines):
+            goes_on = before and (record.task, record.file) == (cut.task, cut.file)
+            yield replace(record, line=before + record.line) if goes_on else record
 
 
 def marked(folders: Sequence[Path], near: bool) -> Iterator[tuple[int, tuple[str, int], Marks, int]]:
     """Yield what `duplicates.find` takes of every row; documents are counted through all shards."""
     before = 0
-    for folder in folders:
-        for record in records([folder]):
+    for folder, of_shard in records(folders):
+        for record in of_shard:
             if record.marks:
                 yield record.task, (record.file, record.line), record.marks, before + record.document
         before += len(np.load(folder / STARTS)) - 1 if near else 0
@@ -219,9 +263,9 @@ def units(
 ) -> Iterator[tuple[Record, Ids, Ids]]:
     """Yield the records of shards with tokens and learned flags of their units, empty where there is none."""
     size = np.dtype(token_type).itemsize
-    for folder in folders:
+    for folder, of_shard in records(folders):
         with (folder / TOKENS).open("rb") as tokens, (folder / LEARNED).open("rb") as learned:
-            for record in records([folder]):
+            for record in of_shard:
                 count = sum(record.unit.lengths) if record.unit else 0
                 yield (
                     record,

@@ -38,10 +38,20 @@ def base_uri(source: BaseModelSource) -> str:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a task's data: its path within its filesystem, and its size in bytes."""
+    """A file of a task's data, or of a divisible one the lines that begin in a range of its bytes."""
 
     path: str
+    """Within its filesystem."""
     size: int
+    """Of the whole file, in bytes."""
+    divisible: bool = False
+    begin: int = 0
+    end: int | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether lines behind this range are another part's."""
+        return self.end is not None and self.end < self.size
 
 
 def files(task: Task) -> list[SourceFile]:
@@ -53,11 +63,28 @@ def files(task: Task) -> list[SourceFile]:
     filesystem, path = resolve(task.data.uri)
     if task.data.format == "code":
         return [SourceFile(*each) for each in _tree(filesystem, _existing(task, filesystem, path))]
-    return [SourceFile(name, filesystem.size(name)) for name in task_files(task)]
+    return [
+        SourceFile(name, filesystem.size(name), name.endswith(readers.DIVISIBLE)) for name in task_files(task)
+    ]
+
+
+def shown(task: Task, file: SourceFile) -> str:
+    """Return what a file of a task is called where rows are told of."""
+    _, root = resolve(task.data.uri)
+    return file.path.removeprefix(root).lstrip("/") or file.path.rsplit("/", 1)[-1]
+
+
+def lines_begun(task: Task, file: SourceFile, begin: int, end: int) -> int:
+    """Return how many lines of a divisible file begin in a range of bytes."""
+    filesystem, _ = resolve(task.data.uri)
+    with filesystem.open(file.path, "rb") as raw:
+        return readers.lines_begun(raw, begin, end)
 
 
 def found(task: Task, data: Data, those: Sequence[SourceFile] | None = None) -> Generator[Found, None, None]:
     """Yield what stands in every place of the task's data, or of `those` of its files, in order of file and line.
+
+    Lines are counted from the first that a file is given with.
 
     Raises:
         Refused: a row is wrong and spec.data.wrongRows is fail; names file, line and what was expected.
@@ -66,9 +93,10 @@ def found(task: Task, data: Data, those: Sequence[SourceFile] | None = None) -> 
     places = _code(task, chosen) if task.data.format == "code" else _rows(task, chosen)
     for place in places:
         if place.reason == WRONG and data.wrong_rows == "fail":
+            before = sum(lines_begun(task, f, 0, f.begin) for f in chosen if shown(task, f) == place.file)
             raise Refused(
                 "InvalidRows",
-                f"task {task.name}: {place.file}, line {place.line}: {place.detail}; correct the row, or set "
+                f"task {task.name}: {place.file}, line {before + place.line}: {place.detail}; correct the row, or set "
                 "spec.data.wrongRows to drop",
             )
         yield place
@@ -158,12 +186,12 @@ def _shape(task: Task) -> DataFormat:
 
 
 def _values(task: Task, chosen: Sequence[SourceFile]) -> Generator[tuple[str, int, Any], None, None]:
-    filesystem, root = resolve(task.data.uri)
+    filesystem, _ = resolve(task.data.uri)
     for file in chosen:
-        name = file.path.removeprefix(root).lstrip("/") or file.path.rsplit("/", 1)[-1]
+        name = shown(task, file)
         with (
             filesystem.open(file.path, "rb") as raw,
-            contextlib.closing(readers.values(file.path, raw)) as values,  # type: ignore[type-var]
+            contextlib.closing(readers.values(file.path, raw, file.begin, file.end)) as values,  # type: ignore[type-var]
         ):
             for number, value in values:
                 yield name, number, value
@@ -171,9 +199,9 @@ def _values(task: Task, chosen: Sequence[SourceFile]) -> Generator[tuple[str, in
 
 def _code(task: Task, chosen: Sequence[SourceFile]) -> Iterator[Found]:
     """Yield the files of a folder: those of a known language are rows."""
-    filesystem, root = resolve(task.data.uri)
+    filesystem, _ = resolve(task.data.uri)
     for file in chosen:
-        name = file.path.removeprefix(root).lstrip("/")
+        name = shown(task, file)
         if file.size > CODE_LIMIT:
             yield Found(name, 0, reason="tooLarge", detail=f"{file.size} bytes")
         else:
