@@ -1,3 +1,5 @@
+import pytest
+
 from anneal_evaluation.suites import asking
 from anneal_evaluation.suites.problems import Problem
 
@@ -24,6 +26,30 @@ def test_other_languages_end_with_the_closing_brace() -> None:
     assert asking.kept(problem, "  return x;\n}\nint main() {}\n") == prompt + "  return x;\n}\n"
     whole = asking.kept(problem, "```cpp\nint f(int x){\n  return x;\n}\n```")
     assert whole == "#include <vector>\nint f(int x){\n  return x;\n}\n"
+
+
+JAVA = "import java.util.*;\n\nclass Solution {\n    /** Doubles. */\n    public int f(int x) {\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "    public int f(int x) {\n        return 2 * x;\n    }",
+        "class Solution {\n    public int f(int x) {\n        return 2 * x;\n    }\n}",
+        "public class Solution {\n    public int f(int x) {\n        return 2 * x;\n    }\n}",
+    ],
+    ids=["the function", "the class", "a public class, which would want a file of its own"],
+)
+def test_a_function_of_java_is_in_its_class_once(answer: str) -> None:
+    problem = Problem("p", "code", JAVA, language="java", entry_point="f")
+    found = asking.kept(problem, f"```java\n{answer}\n```")
+    assert (found.count("class Solution {"), found.count("public int f"), found.count("public class")) == (
+        1,
+        1,
+        0,
+    )
+    assert found.startswith("import java.util.*;\n")
+    assert found.count("{") == found.count("}")
 
 
 def test_a_line_and_a_yes() -> None:

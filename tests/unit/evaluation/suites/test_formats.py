@@ -63,6 +63,20 @@ def test_multipl_e_of_cpp_brings_no_brace_of_its_own() -> None:
     assert (problem.entry_point, problem.tests) == ("f", "\nint main() { assert(f(1) == 1); }\n")
 
 
+def test_multipl_e_of_java_is_tested_by_a_class_of_its_own() -> None:
+    row = {
+        "name": "HumanEval_0",
+        "language": "java",
+        "prompt": "import java.util.*;\nclass Problem {\n    // doc (of it)\n    public static long f(long x) {\n",
+        "tests": "    }\n    public static void main(String[] args) {\n    assert(f(1) == 1);\n    }\n\n}\n",
+        "stop_tokens": ["\n    }\n"],
+    }
+    problem = formats.problem(row, 1)
+    assert problem.entry_point == "f"
+    assert problem.tests.startswith("class Main extends Problem {\n    public static void main")
+    assert problem.tests.count("{") == problem.tests.count("}")
+
+
 @pytest.mark.parametrize(
     ("row", "task"),
     [
