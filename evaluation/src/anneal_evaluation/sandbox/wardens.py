@@ -83,7 +83,7 @@ class Wardens:
         with its:
             process = subprocess.Popen(
                 command,
-                stdin=its,
+                stdin=its.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={"PATH": "/usr/bin:/bin"},
                 cwd="/",
