@@ -77,7 +77,13 @@ def job(team: Kube, tmp_path_factory: pytest.TempPathFactory) -> Json:
     team.apply(
         finetunejob(
             "code",
-            tasks=[{"name": "code", "data": {"uri": "pvc://store/code", "format": "code"}}],
+            tasks=[
+                {
+                    "name": "code",
+                    "data": {"uri": "pvc://store/code", "format": "code"},
+                    "fim": {"rate": 0.5, "tokens": "added"},
+                }
+            ],
             data={
                 "maxLength": 128,
                 "overLength": "split",

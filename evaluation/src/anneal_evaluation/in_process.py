@@ -55,13 +55,7 @@ class InProcess:
             return self.encoder.encode(messages, add_generation_prompt=True).ids
         if ask.suffix is None:
             return list(self.encoder.encode_plain(ask.prefix).ids)
-        if (marks := sentinels.of(self.encoder)) is None:
-            raise Refused(
-                "NoInfill",
-                "the suite has problems of infilling, and the model no tokens for it; take a model that has, or give a "
-                "task spec.tasks[].fim so that it gets some",
-            )
-        return sentinels.prompt(self.encoder, marks, ask.prefix, ask.suffix)
+        return sentinels.prompt(self.encoder, infill_marks(self.encoder), ask.prefix, ask.suffix)
 
     def _text(self, ask: Ask, ids: Sequence[int]) -> str:
         marks = None if ask.suffix is None else sentinels.of(self.encoder)
@@ -69,3 +63,14 @@ class InProcess:
         kept = next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)
         text = self.encoder.decode(list(kept))
         return min((text.partition(stop)[0] for stop in ask.stops), key=len, default=text)
+
+
+def infill_marks(encoder: ChatEncoder) -> sentinels.Sentinels:
+    """Return the tokens that a model is asked with for what stands between two texts; raise Refused where it has none."""
+    if (marks := sentinels.of(encoder)) is None:
+        raise Refused(
+            "NoInfill",
+            "spec.evaluation.suites: a suite has problems of infilling, and the model no tokens for it; take a model that "
+            "has, or give a task spec.tasks[].fim so that it gets some",
+        )
+    return marks

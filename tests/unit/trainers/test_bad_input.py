@@ -59,6 +59,11 @@ def no_sentinels(folder: Path, model: Path) -> Spec:
     return rows(folder, '{"text": "one"}', fim={"rate": 0.5, "tokens": "deepseek"})
 
 
+def infill_without_sentinels(folder: Path, model: Path) -> Spec:
+    (folder / "suite.jsonl").write_text('{"prefix": "a", "suffix": "c", "middle": "b"}\n')
+    return {"evaluation": {"suites": [f"file://{folder}/suite.jsonl"]}}
+
+
 def no_end_token(folder: Path, model: Path) -> Spec:
     spec = changed(folder, model, TOKENS, eos_token="<none>")
     (folder / "base" / GENERATION).unlink()
@@ -91,6 +96,11 @@ def adapter_of_another_base(folder: Path, model: Path) -> Spec:
         ),
         (two_of_a_name, "InvalidSpec", ["spec.tasks[].name: t is there 2 times", "rename or remove"]),
         (no_sentinels, "FimTokens", ["spec.tasks[].fim.tokens: deepseek in task t", "choose added"]),
+        (
+            infill_without_sentinels,
+            "NoInfill",
+            ["spec.evaluation.suites", "problems of infilling", "give a task spec.tasks[].fim"],
+        ),
         (no_end_token, "NoEosToken", ["spec.baseModel", "<none> as eos_token", "name one there that it has"]),
         (unknown_family, "UnsupportedModel", ["spec.baseModel", "MambaForCausalLM", "name a model of one"]),
         (

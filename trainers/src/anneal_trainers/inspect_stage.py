@@ -14,7 +14,7 @@ from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, Task
 from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFacts
 from anneal_api.runs import FineTuneRun
-from anneal_evaluation import languages, records
+from anneal_evaluation import in_process, languages, records
 from anneal_evaluation.suites import files
 from anneal_runtime import model_shape
 from anneal_runtime.artifacts import identity, reference, uri_of
@@ -59,7 +59,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     initial = init_from.check(spec, digest, shape, added)
     suite_digests = suites.digests(spec.data.decontaminate)
     suites.problems(spec.data.decontaminate)
-    scored = [check_suite(suite) for suite in spec.evaluation.suites]
+    scored = [check_suite(suite, encoder) for suite in spec.evaluation.suites]
     keys = finetune_keys(
         spec, digest, {task.name: task.digest for task in tasks}, initial, suite_digests, scored
     )
@@ -77,9 +77,11 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     )
 
 
-def check_suite(suite: str) -> str:
-    """Return a suite's digest, once all of it can be read and run in this image."""
+def check_suite(suite: str, encoder: ChatEncoder) -> str:
+    """Return a suite's digest, once all of it can be read, run in this image, and asked of the model."""
     found = files.read(suite)
+    if any(problem.task == "infill" for problem in found.problems):
+        in_process.infill_marks(encoder)
     languages.check([problem.language for problem in found.problems if problem.task == "code"])
     return found.digest
 
