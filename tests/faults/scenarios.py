@@ -170,7 +170,7 @@ SIZES = [
         both(steps.node("node-0"), steps.node("node-1", ready=False), steps.room(1), job(train=RUNS, workers=SMALL)),
         COMPLETE,
         40,
-        {**SHRINKS, 23: steps.room(2), 28: when(attempt(3), train_ends)},
+        {**SHRINKS, 20: when(attempt(3), steps.room(2)), 28: when(attempt(3), train_ends)},
     ),
     Scenario(
         "grown-in-vain",
@@ -273,7 +273,7 @@ DEPLOYED = [
         "scaled",
         served(),
         ("Ready", "True"),
-        24,
+        30,
         {12: when(serving, served(replicas=3)), 16: when(steps.replicas(3), served(replicas=1))},
         "ModelDeployment",
     ),

@@ -215,7 +215,7 @@ def test_rows_and_code_are_read_from_an_object_store(
     (tmp_path / "bucket" / "data" / "inner").mkdir(parents=True)
     (tmp_path / "bucket" / "data" / "a.jsonl").write_text(ROW)
     (tmp_path / "bucket" / "data" / "inner" / "b.py").write_text("x = 1\n")
-    monkeypatch.setattr(fsspec, "filesystem", lambda scheme: DirFileSystem(str(tmp_path)))
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **options: DirFileSystem(str(tmp_path)))
     for scheme in ("s3", "hf"):
         remote = Task.model_validate(
             {"name": "t", "data": {"uri": f"{scheme}://bucket/data", "format": shape}}

@@ -32,8 +32,8 @@ from anneal_trainers.records.staging import Tensors
 
 STATE, TENSORS = "state.json", "state.safetensors"
 Checkpoint = tuple["State", Tensors]
-_CODES = {torch.float32: "F32"}
-"""What is trained and its moments are float32 whatever the base computes in."""
+_CODES = {torch.float32: "F32", torch.float64: "F64"}
+"""What is trained and its moments are float32 whatever the base computes in, or float64 where exactness is tested."""
 _PIECE = 1 << 20
 """Bytes that are hashed and written in turn."""
 REMEDY = "go on with the trainers image that began this job, or create the job again"
