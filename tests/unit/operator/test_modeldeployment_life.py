@@ -361,6 +361,18 @@ def test_replicas_follow_the_load_up_at_once_and_down_after_a_while() -> None:
     assert replicas(world)[0]["spec"]["replicas"] == 1
 
 
+def test_until_its_replicas_are_those_asked_for_it_does_not_wait_for_an_event() -> None:
+    """The event may be lost, and the regular look comes after minutes."""
+    world = begun(replicas=2)
+    run(world)
+    settled = world.operator.reconcile(world.key(KIND, NAME))
+    assert settled == world.now + timedelta(minutes=5)
+    world.server.patch((KIND, NAMESPACE, NAME), {"spec": {"replicas": 1}}, "user")
+    assert world.operator.reconcile(world.key(KIND, NAME)) == world.now + timedelta(seconds=30)
+    run(world, 2)
+    assert world.operator.reconcile(world.key(KIND, NAME)) == world.now + timedelta(minutes=5)
+
+
 def test_nothing_is_scaled_down_while_a_replica_does_not_answer() -> None:
     world = begun(autoscaling={"minReplicas": 1, "maxReplicas": 4, "scaleDownStabilizationSeconds": 0})
     run(world)

@@ -25,6 +25,7 @@ from anneal_operator.modeldeployment import (
     versions,
 )
 from anneal_operator.modeldeployment.observe import Observed
+from anneal_operator.stages import LOOK_AGAIN
 
 RESYNC = 300.0
 """Seconds after which a deployment is looked at even if nothing happened."""
@@ -72,6 +73,8 @@ def _live(
         scale_down_since=scale.down_since,
     )
     status.finish(draft, observed, newest)
+    if {draft.status.replicas, draft.status.ready_replicas} != {draft.status.desired_replicas}:
+        draft.wake(LOOK_AGAIN)
 
 
 def _advance(
