@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from anneal_api.outcome import Outcome
 from anneal_api.runs import FineTuneRun
 
@@ -55,6 +57,10 @@ class Pod:
     def finish(self) -> tuple[int, Outcome]:
         """Wait for the end; return the exit code and the outcome."""
         return self.process.wait(PATIENCE_SECONDS), Outcome.model_validate_json(self.message.read_bytes())
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the launcher's children of this moment: its threads, which start them, come and go."""
+        return psutil.Process(self.process.pid).children()
 
     @property
     def has_stepped(self) -> bool:

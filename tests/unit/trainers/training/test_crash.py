@@ -5,7 +5,7 @@ as the validation after a step begins, before the staging copy, between the two 
 rename. Last, a whole pod is killed, launcher first, wherever its ranks are just then.
 """
 
-import os
+import contextlib
 import random
 import signal
 import subprocess
@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_pods import Pod, acting, environment_of, start_pods
+from training_pods import acting, environment_of, start_pods
 
 from anneal_api.runs import FineTuneRun, runs_folder
 from anneal_trainers import prepare
@@ -63,16 +64,12 @@ def killed_whole(run: FineTuneRun, folder: Path, attempt: int) -> None:
     while not pod.has_stepped:
         assert pod.process.poll() is None
         time.sleep(0.01)
-    ranks = children(pod)
+    ranks = pod.ranks()
     pod.process.kill()
     for rank in ranks:
-        os.kill(rank, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
     assert pod.process.wait(20) == -signal.SIGKILL
-
-
-def children(pod: Pod) -> list[int]:
-    tasks = Path(f"/proc/{pod.process.pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def checkpoint_of(run: FineTuneRun, attempt: int, step: int) -> dict[str, bytes]:

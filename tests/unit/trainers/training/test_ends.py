@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from training_pods import Pod, acting, start_pods
 
@@ -71,7 +72,7 @@ def test_a_killed_rank_ends_its_group_and_the_records_follow(
     pod = started(run, tmp_path, "kill", STEP, 3)
     killed = None
     while pod.process.poll() is None:
-        if killed is None and "ended" in states(pod):
+        if killed is None and any(map(has_ended, pod.ranks())):
             killed = time.monotonic()
         time.sleep(0.005)
     ended = time.monotonic()
@@ -90,14 +91,12 @@ def test_a_killed_rank_ends_its_group_and_the_records_follow(
         print(f"\nfrom the SIGKILL of a rank to the end of its pod, records stored: {seconds}")
 
 
-def states(pod: Pod) -> set[str]:
-    """Return what the pod's ranks are: a zombie has ended, and its launcher has not looked yet."""
-    children = [
-        c
-        for t in Path(f"/proc/{pod.process.pid}/task").iterdir()
-        for c in (t / "children").read_text().split()
-    ]
-    return {"ended" if "State:\tZ" in Path(f"/proc/{c}/status").read_text() else "lives" for c in children}
+def has_ended(rank: psutil.Process) -> bool:
+    """Whether a rank is over: a zombie's launcher has not looked yet."""
+    try:
+        return bool(rank.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.slow
