@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import deployed
 import smollm2
 from report import Figure, record
 
-from anneal_api.base import ArtifactRef
-from anneal_api.modeldeployment import ModelDeploymentSpec
-from anneal_api.profiles import AcceleratorProfile
-from anneal_api.runs import ENV_TERMINATION_LOG, DeploymentRun
+from anneal_api.runs import ENV_TERMINATION_LOG
 from anneal_evaluation import comparison, scoring
 from anneal_evaluation.in_process import InProcess
 from anneal_evaluation.results import Settings, SuiteResult
@@ -27,7 +25,7 @@ from anneal_evaluation.scoring import Request
 from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
 from anneal_runtime.chat import ChatEncoder
-from anneal_serving import engine, inspect_stage, quantize, stages, suites
+from anneal_serving import stages, suites
 from anneal_trainers import score_suites
 
 SUITE = "humaneval"
@@ -35,7 +33,6 @@ SETTINGS = Settings(max_tokens=256, first=60)
 """A subset: all 164 take some 20 minutes of two idle cores. Answers repeat the function, so short ones would be cut off."""
 TRAINING = {"maxSteps": 20, "globalBatchTokens": 512, "learningRate": 2e-4, "warmupSteps": 2}
 """On the quick start's tasks, some minutes of two cores."""
-GROUP = 32
 PIECE = 16
 """Answers that are kept together."""
 
@@ -103,10 +100,9 @@ def fine_tuned(model: str) -> SuiteResult:
 
 def four_bits(model: str) -> SuiteResult:
     """Return what the engine of the exported model in INT4 scores; stages that are published are not run again."""
-    config = _deployment(model)
-    for stage, make in (("quantize", quantize.run), ("engine", engine.run)):
-        if not artifacts.published(stages.uri_of(config, stage)):
-            make(config)
+    limits = {"maxInputLength": 768, "maxSequenceLength": 1024}
+    config = deployed.planned(model, "awq", f"file://{smollm2.CACHE}/store", limits)
+    deployed.compiled(config)
     uri = stages.uri_of(config, "engine")
 
     def load() -> InProcess:
@@ -115,26 +111,6 @@ def four_bits(model: str) -> SuiteResult:
         return InProcess(ChatEncoder.load(folder), run, config.spec.engine.max_sequence_length)
 
     return scored("fine-tuned, INT4 engine", uri, load)
-
-
-def _deployment(model: str) -> DeploymentRun:
-    store = f"file://{smollm2.CACHE}/store"
-    spec = {
-        "model": {"uri": model},
-        "storage": {"uri": store},
-        "quantization": {"method": "awq", "groupSize": GROUP},
-        "engine": {"runtime": "openvino", "maxInputLength": 768, "maxSequenceLength": 1024},
-    }
-    run = DeploymentRun(
-        namespace="bench",
-        name="int4",
-        uid="bench",
-        spec=ModelDeploymentSpec.model_validate(spec),
-        accelerator=AcceleratorProfile(name="cpu", memory_gib=8),
-        model=ArtifactRef(uri=model, digest=artifacts.identity(model)),
-        store=store,
-    )
-    return run.model_copy(update={"inspection": inspect_stage.run(run)})
 
 
 def score(result: SuiteResult) -> Figure:

@@ -7,17 +7,30 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster.fault_proxy import FaultProxy
-from tests.cluster.own_server import OPERATOR, SYSTEM, Json, free_port
+from tests.cluster.own_server import OPERATOR, SYSTEM, Json, OwnServer, free_port
 
 LEASE = f"{SYSTEM}/anneal-operator"
 CONFIG: Json = {
     "images": {"trainers": "anneal/trainers:1", "serving": "anneal/serving:1"},
     "accelerators": [{"name": "a100-80g", "resourceName": "nvidia.com/gpu", "memoryGib": 80}],
 }
+
+
+@contextmanager
+def own_operator(server: OwnServer, folder: Path) -> Iterator["OperatorProcess"]:
+    """An operator of `server` behind a proxy of its own; its story is told when a test fails."""
+    running = OperatorProcess(FaultProxy(server), folder)
+    try:
+        yield running
+    finally:
+        running.stop()
+        running.proxy.close()
+        print(running.story())
 
 
 class OperatorProcess:

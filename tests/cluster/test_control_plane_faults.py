@@ -5,14 +5,16 @@ settings: no nodes, no controllers, and nobody else's cluster is disturbed. Betw
 stays silent or drops connections. A FineTuneJob is followed when its inspect Job is there.
 """
 
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.cluster.fault_proxy import Fault, FaultProxy, Refusal, Request
-from tests.cluster.operator_process import LEASE, OperatorProcess
+from tests.cluster.fault_proxy import Fault, Refusal, Request
+from tests.cluster.operator_process import LEASE, OperatorProcess, own_operator
 from tests.cluster.own_server import (
     CRD_PATH,
     TEAM,
@@ -54,19 +56,15 @@ Start = Callable[[], OperatorProcess]
 @pytest.fixture
 def start(server: OwnServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start operators, each behind a proxy of its own; tell their stories when a test fails."""
-    running: list[OperatorProcess] = []
+    numbers = itertools.count()
+    with ExitStack() as running:
 
-    def one() -> OperatorProcess:
-        folder = tmp_path / f"operator-{len(running)}"
-        folder.mkdir()
-        running.append(OperatorProcess(FaultProxy(server), folder))
-        return running[-1]
+        def one() -> OperatorProcess:
+            folder = tmp_path / f"operator-{next(numbers)}"
+            folder.mkdir()
+            return running.enter_context(own_operator(server, folder))
 
-    yield one
-    for operator in running:
-        operator.stop()
-        operator.proxy.close()
-        print(operator.story())
+        yield one
     server.call("DELETE", LEASE_PATH)
 
 

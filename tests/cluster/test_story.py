@@ -11,8 +11,7 @@ import pytest
 from cluster import tools
 from pydantic import BaseModel
 from tests.cluster import kube
-from tests.cluster.fault_proxy import FaultProxy
-from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.operator_process import OperatorProcess, own_operator
 from tests.cluster.own_server import ADMIN, TEAM, Json, OwnServer, own_server, until
 from tests.model_shapes import SMOLLM2
 
@@ -38,11 +37,8 @@ def server(tmp_path: Path) -> Iterator[OwnServer]:
 
 @pytest.fixture
 def operator(server: OwnServer, tmp_path: Path) -> Iterator[OperatorProcess]:
-    running = OperatorProcess(FaultProxy(server), tmp_path)
-    yield running
-    running.stop()
-    running.proxy.close()
-    print(running.story())
+    with own_operator(server, tmp_path) as running:
+        yield running
 
 
 def ref(kind: str, letter: str) -> ArtifactRef:

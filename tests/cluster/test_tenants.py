@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import tools
-from tests.cluster.fault_proxy import FaultProxy
-from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.operator_process import OperatorProcess, own_operator
 from tests.cluster.own_server import (
     RBAC_PATH,
     ROOT,
@@ -71,11 +70,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
 
 @pytest.fixture
 def operator(server: OwnServer, tmp_path: Path) -> Iterator[OperatorProcess]:
-    running = OperatorProcess(FaultProxy(server), tmp_path)
-    yield running
-    running.stop()
-    running.proxy.close()
-    print(running.story())
+    with own_operator(server, tmp_path) as running:
+        yield running
 
 
 def finetunejob(name: str) -> Json:
