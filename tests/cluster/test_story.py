@@ -141,7 +141,6 @@ def test_a_run_of_two_attempts_can_be_read(server: OwnServer, operator: Operator
         "Node: node-1",
     )
     assert [word for word in words if word not in told] == []
-    # Those that seconds lie between: kubectl sorts by them.
-    milestones = ("Inspected", "AttemptEnded", "Complete")
-    assert sorted(milestones, key=events.index) == [*milestones]
+    # kubectl sorts by whole seconds; the wait before the second attempt lies between these and the end alone.
+    assert max(events.index("Inspected"), events.index("AttemptEnded")) < events.index("Complete")
     assert events.count("Starting") == 2
