@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anneal_runtime.artifacts import sha256
 from anneal_runtime.errors import Refused
 from anneal_trainers.records import checkpoint
 from anneal_trainers.records.checkpoint import STATE, TENSORS, State
@@ -65,7 +64,7 @@ def test_a_whole_checkpoint_of_another_build_is_refused_and_what_to_do_is_told(
     fields = {
         name: value for name, value in (json.loads(path.read_text()) | change).items() if value is not None
     }
-    digest = checkpoint._digest(fields, sha256(path.with_name(TENSORS)))
+    digest = checkpoint._digest(fields, checkpoint.sum_of(path.with_name(TENSORS)))
     path.write_text(json.dumps(fields | {"sha256": digest}))
     with pytest.raises(
         Refused, match=f"step-00000001: {told} .*another build wrote it; go on with the"

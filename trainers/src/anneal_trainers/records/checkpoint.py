@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on bit for bit.
 
 A checkpoint is a folder `step-<N>`: state.safetensors (adapter and both moments of AdamW, flat) and
-state.json, written last, with a sha256 over both. It holds what the step left: a validation due after that
+state.json, written last, with a sum over both. It holds what the step left: a validation due after that
 step is done again by whoever goes on from there, so no time of it counts against a preemption. Dropout is
 seeded by (seed, step, rank) and rows by the step's number, so no generator state is needed: the step is
 the state of both.
@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import xxhash
 from safetensors.torch import load_file
 
 from anneal_runtime import tensor_file
-from anneal_runtime.artifacts import sha256
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import flush_to_disk, is_local, resolve
 from anneal_trainers.records.runs import names_in, storage_away
@@ -48,8 +48,9 @@ class State:
     last validation and `best_task_losses` those of the best one.
     Of each task: `consumed` units and `drawn` tokens taken, its sampling `shares`, `passes` over its rows,
     `task_history` its losses at validations [validations, tasks], `raised_at` the validation its share was
-    last raised at. `coba` is CoBa's own state. `sha256` covers the tensors' file
-    and every other field.
+    last raised at. `coba` is CoBa's own state. `sha256` covers every other field
+    and the sum of the tensors' file, XXH3 of 128 bits: it finds damage as surely and takes a seventh of the time, in
+    which steps run beside it.
     """
 
     step: int = 0
@@ -127,7 +128,7 @@ def load(uri: str, run: str) -> Checkpoint | None:
         file = Path(path, TENSORS) if is_local(uri) else Path(scratch, TENSORS)
         if not is_local(uri):
             filesystem.get_file(f"{path}/{TENSORS}", str(file))
-        if written["run"] == run and _digest(written, sha256(file)) == written["sha256"]:
+        if written["run"] == run and _digest(written, sum_of(file)) == written["sha256"]:
             return _state(uri, written), load_file(file)
     return None
 
@@ -153,13 +154,13 @@ def _fill(folder: Path, state: State, tensors: Tensors) -> Path:
 
 
 def _stream(path: Path, tensors: Tensors) -> str:
-    """Write a safetensors file and return its hex sha256: each piece is hashed while the processor's cache holds it.
+    """Write a safetensors file and return its sum: each piece is summed while the processor's cache holds it.
 
-    The sum is that of what was to be written, not of what a read of the file would give.
+    It is the sum of what was to be written, not of what a read of the file would give.
     """
     ordered = dict(sorted(tensors.items()))
     specs = {n: tensor_file.Spec(_CODES[t.dtype], t.itemsize, tuple(t.shape)) for n, t in ordered.items()}
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     with path.open("wb") as file:
         for piece in itertools.chain([tensor_file.begin(specs)[0]], *map(_pieces, ordered.values())):
             digest.update(piece)
@@ -170,6 +171,12 @@ def _stream(path: Path, tensors: Tensors) -> str:
 def _pieces(tensor: torch.Tensor) -> Iterator[bytes | memoryview]:
     content = tensor.reshape(-1).view(torch.uint8).numpy()
     return (content[start : start + _PIECE].data for start in range(0, len(content), _PIECE))
+
+
+def sum_of(file: Path) -> str:
+    """Return the sum of a tensors' file: XXH3 of 128 bits, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
 
 
 def _digest(written: Mapping[str, Any], tensors: str) -> str:
