@@ -1,8 +1,10 @@
 """What a checkpoint of 600 MB costs the loop: the steps it touches, less as many median steps.
 
-A save begins at the end of one step, is staged beside the next, and is written beside those that follow. The stall is what
-the first two take longer, so the staging is in it; what the loop loses to the writing, at the lowest priority and on
-cores that the loop wants all of, stands beside it. The others are what a step usually takes. A step computes for real,
+A save begins at the end of one step, is staged beside the next, and is written beside those that follow, at the lowest
+priority and on cores that the loop wants all of. The stall is what the first two take longer, so the staging is in it;
+what all of them do stands beside it. What a step takes without is the median of those just before and just after, as a
+shared machine is slower by a tenth for minutes at a time; and as noise only ever adds, every second round saves nothing,
+and what its steps seem to take longer is taken off. A step computes for real,
 forward and backward; the saves are those of the loop's own store, on the disk of this machine, and the bytes are
 compared with those of a synchronous save. Beside the time stands the CPU time of the loop's thread, which the machine's
 other work does not touch, and that of the thread that writes.
@@ -15,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from report import Figure, record
@@ -31,8 +34,8 @@ from train.ours import random_pack
 HIDDEN, LAYERS, RANK = 1024, 4, 690
 """An adapter of 50.2M weights: with both moments of AdamW, 602 MB."""
 TOKENS = 128
-SAVES, BEFORE = 17, 3
-"""Saves, of which the first is left out, as it allocates; and steps before each that none touches."""
+ROUNDS, BETWEEN = 80, 2
+"""Rounds after the first, whose save allocates, half of them with a save; and steps before, between and after them."""
 STAGED = 2
 """Steps from the call to save to the end of the staging."""
 TARGET_MS = 50
@@ -48,6 +51,20 @@ class Cost:
     waited: float
 
 
+@dataclass(frozen=True)
+class Round:
+    """Steps that a save touches, or none: what each cost [steps, 4], and the median of those around them [4], in ms."""
+
+    saves: bool
+    during: npt.NDArray[np.float64]
+    usual: npt.NDArray[np.float64]
+
+    def excess(self, steps: int) -> npt.NDArray[np.float64]:
+        """Return what the first `steps` of them took longer than as many usual ones [4]."""
+        first = self.during[:steps]
+        return np.asarray(first.sum(axis=0) - len(first) * self.usual)
+
+
 def figures() -> list[Figure]:
     """Return the stall, what it was made of, and whether the bytes are those of a synchronous save."""
     writing = threading.Event()
@@ -56,10 +73,10 @@ def figures() -> list[Figure]:
         optimizer = loop.make_optimizer(trainee)
         tell = [writing.clear, writing.set]
         store = Store(f"file://{scratch}/runs", 1, "bench", 1, tell=lambda begins: tell[begins]())
-        usual, touched = measure(trainee, optimizer, store, writing)
+        rounds = measure(trainee, optimizer, store, writing)
         same = is_same(trainee, optimizer, store, Path(scratch))
         size = sum(t.nbytes for t in checkpoint.live_tensors(trainee.flat, optimizer).values()) / 1e6
-    return [Figure("checkpoint: state", size, "MB"), *timings(usual, touched), equality(same)]
+    return [Figure("checkpoint: state", size, "MB"), *timings(rounds), equality(same)]
 
 
 def build(folder: Path) -> model.Trainee:
@@ -79,21 +96,21 @@ def build(folder: Path) -> model.Trainee:
 
 def measure(
     trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: Store, writing: threading.Event
-) -> tuple[list[Cost], list[list[Cost]]]:
-    """Return the steps that no save touches, and for each save those that it does."""
-    usual, touched = list[Cost](), list[list[Cost]]()
-    for number in range(SAVES):
-        state = checkpoint.State(step=number + 1)
-        alone = [step(trainee, optimizer, store) for _ in range(BEFORE)]
-        during = [step(trainee, optimizer, store, state), step(trainee, optimizer, store)]
-        while writing.is_set():
+) -> list[Round]:
+    """Return rounds with and without a save in turn."""
+    rounds, steps = list[Round](), 0
+    before = [step(trainee, optimizer, store) for _ in range(BETWEEN)]
+    for number in range(ROUNDS + 1):
+        saves = number % 2 == 0
+        during = [step(trainee, optimizer, store, checkpoint.State(step=number + 1) if saves else None)]
+        while writing.is_set() if saves else len(during) < steps:
             during.append(step(trainee, optimizer, store))
         store.wait()
-        print("steps, ms:", milliseconds(alone), "with a save:", milliseconds(during), flush=True)
-        if number:
-            usual.extend(alone)
-            touched.append(during)
-    return usual, touched
+        after = [step(trainee, optimizer, store) for _ in range(BETWEEN)]
+        rounds.append(Round(saves, costs(during), np.median(costs(before + after), axis=0)))
+        before, steps = after, len(during)
+        print("a save:" if saves else "none:", rounds[-1].during[:, 0].round(), "ms", flush=True)
+    return rounds[1:]
 
 
 def step(
@@ -118,22 +135,17 @@ def step(
     return Cost(time.perf_counter() - began, loop_cpu, others, store.waited - waited)
 
 
-def milliseconds(costs: list[Cost]) -> list[int]:
-    """Return what steps took by the clock."""
-    return [round(cost.wall * 1e3) for cost in costs]
-
-
-def timings(usual: list[Cost], touched: list[list[Cost]]) -> list[Figure]:
+def timings(rounds: list[Round]) -> list[Figure]:
     """Return the figures of the steps that no save touches, and of those that each save does."""
-    alone = np.asarray([astuple(cost) for cost in usual]) * 1e3
-    stall, waited = more([during[:STAGED] for during in touched], alone)[[0, 3]].tolist()
-    whole, loop_cpu, others, _ = more(touched, alone).tolist()
-    count = float(np.median([len(during) for during in touched]))
-    low, usually, high = np.quantile(alone[:, 0], [0.25, 0.5, 0.75]).tolist()
+    (stall, _, _, waited), (error, *_) = more(rounds, STAGED)
+    (whole, loop_cpu, others, _), _ = more(rounds, max(len(one.during) for one in rounds))
+    count = np.median([len(one.during) for one in rounds if one.saves])
+    low, usually, high = np.quantile([one.usual[0] for one in rounds], [0.25, 0.5, 0.75]).tolist()
     return [
         Figure("checkpoint: stall, staging included", stall, "ms", "", f"<= {TARGET_MS}", stall <= TARGET_MS),
-        Figure("checkpoint: of that, waiting for the staging copy", waited, "ms"),
-        Figure("checkpoint: from its begin until it is written", count, "steps"),
+        Figure("checkpoint: standard error of the stall", error, "ms"),
+        Figure("checkpoint: of the stall, waiting for the staging copy", waited, "ms"),
+        Figure("checkpoint: from its begin until it is written", float(count), "steps"),
         Figure("checkpoint: what all of these take longer", whole, "ms"),
         Figure("checkpoint: of that, CPU time of the loop's thread", loop_cpu, "ms"),
         Figure("checkpoint: CPU time of the thread that copies and writes", others, "ms"),
@@ -142,11 +154,21 @@ def timings(usual: list[Cost], touched: list[list[Cost]]) -> list[Figure]:
     ]
 
 
-def more(touched: list[list[Cost]], alone: np.ndarray) -> np.ndarray:
-    """Return by how much steps with a save exceed as many median steps without: the median save [4], in ms."""
-    sums = [np.sum([astuple(cost) for cost in during], axis=0) * 1e3 for during in touched]
-    counts = np.asarray([[len(during)] for during in touched])
-    return np.asarray(np.median(sums - counts * np.median(alone, axis=0), axis=0))
+def more(rounds: list[Round], steps: int) -> tuple[list[float], list[float]]:
+    """Return what the first `steps` steps with a save take longer than those of rounds without, in ms [4], and the
+    standard error of that [4]: medians', whose error is 1.25 times that of a mean."""
+    excess = {
+        saves: np.stack([one.excess(steps) for one in rounds if one.saves is saves])
+        for saves in (True, False)
+    }
+    errors = [1.25 * rows.std(axis=0) / len(rows) ** 0.5 for rows in excess.values()]
+    difference = np.median(excess[True], axis=0) - np.median(excess[False], axis=0)
+    return difference.tolist(), np.hypot(*errors).tolist()
+
+
+def costs(steps: list[Cost]) -> npt.NDArray[np.float64]:
+    """Return what steps took, in ms [steps, 4]."""
+    return np.asarray([astuple(step) for step in steps]) * 1e3
 
 
 def is_same(trainee: model.Trainee, optimizer: torch.optim.Optimizer, store: Store, folder: Path) -> bool:
