@@ -111,7 +111,20 @@ def build_deps(image: catalogue.Image, base: str | None) -> str:
         below = build_deps(image.parent, base) if image.parent else base or local_base()
         options = ["--target", "deps", "--build-arg", f"BASE={below}", *mounts()]
         timed(f"{image.name}: dependencies", lambda: bud(name, image.containerfile, catalogue.ROOT, *options))
+        forget(image, name)
     return name
+
+
+def forget(image: catalogue.Image, newest: str) -> None:
+    """Remove an image's builds from buildah's own storage, but for the newest dependencies: gigabytes each.
+
+    What the local cluster holds of them stays with it, and layers that another image is made of stay too.
+    """
+    listed = ["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"]
+    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
+    own = (f"localhost/anneal/{image.name}:", f"localhost/anneal/{image.name}-deps:")
+    if old := [name for name in names if name.startswith(own) and name != newest]:
+        run("buildah", "rmi", *old)
 
 
 def build(image: catalogue.Image, base: str | None) -> str:
