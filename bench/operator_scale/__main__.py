@@ -1,7 +1,8 @@
 """Anneal's operator and Kubeflow Trainer with JobSet in turn, each round on a control plane of its own.
 
-Three rounds: everything at once, both sides. Then so many a second, both sides; ours killed half-way; and ours with many
-finished objects at rest. Figures are medians over the rounds.
+Three rounds: everything at once, both sides, and a client that knows what to write in place of the operator, which tells
+what the API server leaves to win. Then so many a second, both sides; ours killed half-way; and ours with many finished
+objects at rest. Figures are medians over the rounds.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from cluster import tools
 from report import Figure, record
 
-from operator_scale import killed, ours, peer, plane, rest, round
+from operator_scale import floor, killed, ours, peer, plane, rest, round
 from operator_scale.round import Round
 
 ROUNDS = 3
@@ -41,14 +42,18 @@ async def held(objects: int) -> Path:
         return plane.keep("held")
 
 
-async def our_round(data: Path, known: int, objects: int, pace: float | None = None) -> Round:
-    """Release `objects` of the `known` FineTuneJobs in the store."""
+async def our_round(
+    data: Path, known: int, objects: int, pace: float | None = None, made_of: floor.Answers | None = None
+) -> Round:
+    """Release `objects` of the `known` FineTuneJobs in the store; what was made of them is added to `made_of`."""
     async with plane.plane(data) as place:
         ours.operator(place)
         await ours.known(place, known)
         before = ours.reconciles()
         made = await round.run(place, [ours.USER], ours.release, resources(ours.resource, objects), pace)
         made.reconciles = ours.reconciles() - before
+        if made_of is not None:
+            made_of.update(await floor.answers(place))
         return made
 
 
@@ -78,10 +83,12 @@ async def main(objects: int, finished: int) -> None:
     plane.clear()
     say(f"{objects} FineTuneJobs are planned and held")
     data = await held(objects)
-    our_rounds, peer_rounds = [], []
+    our_rounds, peer_rounds, floors = [], [], []
+    answers: floor.Answers = {}
     for number in range(ROUNDS):
         say(f"round {number + 1} of {ROUNDS}: {objects} at once")
-        our_rounds.append(shown("ours", await our_round(data, objects, objects)))
+        our_rounds.append(shown("ours", await our_round(data, objects, objects, made_of=answers)))
+        floors.append(shown("no operator", await floor.run(data, answers, objects)))
         peer_rounds.append(shown("peer", await peer_round(objects)))
     few = min(objects, int(PACE * PACED_SECONDS))
     say(f"{few} at {PACE:.0f} a second")
@@ -97,6 +104,7 @@ async def main(objects: int, finished: int) -> None:
         "operator",
         [
             *bursts(our_rounds, peer_rounds),
+            *ceiling(floors, peer_rounds),
             *paces(our_pace, peer_pace),
             *killed.figures(again),
             *rest.figures(still),
@@ -137,6 +145,17 @@ def bursts(mine: list[Round], theirs: list[Round]) -> list[Figure]:
             "< 300",
             memory < 300,
         ),
+    ]
+
+
+def ceiling(floors: list[Round], theirs: list[Round]) -> list[Figure]:
+    """Return the rate of the client that only writes, and what it would be of the peer's."""
+    rate = statistics.median(made.rate for made in floors)
+    share = statistics.median(a.rate / b.rate for a, b in zip(floors, theirs, strict=True))
+    what = f"{floors[0].objects} at once, a client that knows what to write"
+    return [
+        Figure(f"{what}: Jobs and Services", rate, "objects/s"),
+        Figure(f"{what}: rate of Trainer's", share, "ratio", "Trainer"),
     ]
 
 
