@@ -1,0 +1,102 @@
+"""Rollouts that end by themselves, and those that need no room beside what serves, on real nodes under load."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from tests.cluster.endless import (
+    NAME,
+    STREAMS,
+    another_version,
+    gone,
+    names,
+    pods,
+    served,
+    spec,
+    stage,
+    train,
+)
+from tests.cluster.kube import Json, Kube, holds
+from tests.cluster.load import load
+
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
+SHORT = 60
+"""Tokens of an answer: enough answers for a comparison come in a minute."""
+
+
+@pytest.fixture(scope="module")
+def model(operator: Kube, team: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of a tiny model that goes on for ever."""
+    return train(operator, team, tmp_path_factory.mktemp("long"))
+
+
+@pytest.fixture(scope="module")
+def deployment(team: Kube, model: str) -> Json:
+    """The deployment, serving with one replica."""
+    team.apply(spec(model, replicas=1))
+    return team.wait("modeldeployment", NAME, served(1), 300, "serving with two gateways")
+
+
+@contextmanager
+def counted(team: Kube) -> Iterator[list[int]]:
+    """Count the replicas whose containers run, those on their way out too, again and again."""
+    counts, over = [0], threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.5):
+            found = team.list("pods", f"anneal.dev/modeldeployment={NAME},anneal.dev/stage=serve")
+            counts.append(sum(pod["status"]["phase"] == "Running" for pod in found))
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_version_that_keeps_requests_waiting_is_rolled_back(
+    team: Kube, deployment: Json, model: str
+) -> None:
+    before = names(pods(team, "serve"))
+    rules = {"steps": [50], "pauseSeconds": 240, "maxLatencyRatio": 2}
+    with load(team, NAME, STREAMS, SHORT) as made:
+        another_version(team, model, 1, rollout=rules)
+        found = team.wait("modeldeployment", NAME, stage("RolledBack"), 400, "rolled back")
+    newest = found["status"]["versions"][-1]
+    assert "times as slow as the old version (spec.rollout.maxLatencyRatio: 2)" in newest["message"]
+    assert newest["trafficPercent"] == 0
+    assert found["status"]["versions"][0]["trafficPercent"] == 100
+    assert made.failed == []
+    gone(team, names(pods(team, "serve")) - before)
+    assert names(pods(team, "serve")) == before
+
+
+def test_recreate_never_runs_two_versions_at_once(team: Kube, deployment: Json, model: str) -> None:
+    before = names(pods(team, "serve"))
+    with load(team, NAME, STREAMS, SHORT) as made, counted(team) as counts:
+        another_version(team, model, 9, rollout={"strategy": "recreate"})
+        began = time.monotonic()
+        gone(team, before)
+        team.wait("modeldeployment", NAME, served(1), 400, "the new version serves")
+        print(f"recreate: the new version serves {time.monotonic() - began:.0f} s after it was asked for")
+    assert max(counts) == 1
+    # What comes meanwhile is held or told to come again; nothing that had begun is lost.
+    assert [e for e in made.failed if not e.startswith(("429", "503"))] == []
+
+
+def test_borrowed_replicas_cost_no_room_and_no_stream(team: Kube, deployment: Json, model: str) -> None:
+    team.run("scale", f"modeldeployment/{NAME}", "--replicas=2")
+    team.wait("modeldeployment", NAME, served(2), 240, "two replicas")
+    before = names(pods(team, "serve"))
+    rules = {"strategy": "borrowReplica", "steps": [50], "pauseSeconds": 10, "maxLatencyRatio": 20}
+    with load(team, NAME, STREAMS, SHORT) as made, counted(team) as counts:
+        another_version(team, model, 10, rollout=rules, replicas=2)
+        team.wait("modeldeployment", NAME, holds("RolledOut"), 400, "the new version serves alone")
+        gone(team, before)
+        team.wait("modeldeployment", NAME, served(2), 240, "two replicas of it")
+    assert max(counts) == 2
+    assert made.failed == []
