@@ -2,8 +2,10 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ ALL = [f"metrics.{part}.enabled=true" for part in ("serviceMonitor", "prometheus
 SETTINGS = [argument for setting in ALL for argument in ("--set", setting)]
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
+CASES = Path(__file__).with_name("alerts_test.yaml")
 KEYWORDS = {"le", "namespace", "pod"}
 """Labels that Prometheus and its operator add, or that a histogram has."""
 
@@ -60,10 +63,18 @@ def target_labels() -> set[str]:
     return {re.sub(r"[^a-zA-Z0-9_]", "_", label) for label in monitor["spec"]["podTargetLabels"]}
 
 
+def alerts() -> dict[str, str]:
+    return {rule["alert"]: rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]}
+
+
+def panels() -> dict[str, str]:
+    return {
+        f"{p['title']} {t['refId']}": t["expr"] for p in DASHBOARD["panels"] for t in p.get("targets", [])
+    }
+
+
 def expressions() -> dict[str, str]:
-    alerts = {rule["alert"]: rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]}
-    panels = {p["title"]: t["expr"] for p in DASHBOARD["panels"] for t in p.get("targets", [])}
-    return {**alerts, **panels}
+    return {**alerts(), **panels()}
 
 
 @pytest.mark.parametrize("name", list(expressions()))
@@ -89,11 +100,37 @@ def test_every_label_is_one_of_the_metrics(name: str) -> None:
 OPERATORS = [*FAMILIES, "anneal_reconcile_seconds_bucket"]
 
 
-@pytest.mark.parametrize("name", list(expressions()))
-def test_brackets_are_closed(name: str) -> None:
-    bare = re.sub(r'"[^"]*"', "", expressions()[name])
-    for pair in ("()", "[]", "{}"):
-        assert bare.count(pair[0]) == bare.count(pair[1])
+def promtool(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_prometheus_reads_every_expression(tmp_path: Path) -> None:
+    """Panels as recording rules: that is how promtool takes expressions."""
+    told = [{"record": f"panel_{number}", "expr": expr} for number, expr in enumerate(panels().values())]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": told}]}))
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(ALERTS))
+    for name, count in (("panels.yaml", len(told)), ("alerts.yaml", len(alerts()))):
+        done = promtool("check", "rules", name, folder=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{count} rules found" in done.stdout
+
+
+def test_every_alert_speaks_when_it_should_and_names_what_it_means(tmp_path: Path) -> None:
+    """Prometheus runs the rules over the series of alerts_test.yaml; their descriptions are fixed texts and left out."""
+    short = json.loads(json.dumps(ALERTS))
+    for group in short["groups"]:
+        for rule in group["rules"]:
+            del rule["annotations"]["description"]
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(short))
+    (tmp_path / CASES.name).write_text(CASES.read_text())
+    done = promtool("test", "rules", CASES.name, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tried_both_silent_and_speaking() -> None:
+    tried = [t for case in yaml.safe_load(CASES.read_text())["tests"] for t in case["alert_rule_test"]]
+    for speaks in (True, False):
+        assert {t["alertname"] for t in tried if bool(t["exp_alerts"]) == speaks} == set(alerts())
 
 
 def test_labels_in_words_are_those_the_expression_keeps() -> None:

@@ -289,6 +289,15 @@ class ModelDeploymentStatus(Model):
     ready_replicas: int = 0
     desired_replicas: int = 0
     selector: str = Field("", description="Label selector of the replicas, for /scale.")
+    accelerator_seconds: int = Field(
+        0,
+        description="Accelerators times seconds that pods of replicas and of building stages held them, from when each "
+        "had a node; brought up to date when what is held changes, and every quarter of an hour.",
+    )
+    accelerators: int = Field(0, description="Accelerators that pods hold now.")
+    charged_until: str | None = Field(
+        None, description="Up to when acceleratorSeconds is counted; unset while none is held."
+    )
     load: str = Field("", description="Requests waiting and active at the last look.")
     scale_down_since: str | None = Field(None, description="Since when fewer replicas would do.")
     url: str = ""

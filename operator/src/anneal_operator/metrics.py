@@ -24,7 +24,7 @@ FAMILIES = {
     "anneal_attempt_ends_total": ("counter", "Attempts of training groups that ended, by cause."),
     "anneal_accelerator_seconds_total": (
         "counter",
-        "Accelerators times seconds that attempts held, counted when they end.",
+        "Accelerators times seconds, by kind: of attempts counted when they end, of deployments as their status is.",
     ),
     "anneal_goodput_ratio": ("gauge", "Useful step time over the time since a job's first attempt began."),
 }

@@ -36,8 +36,6 @@ TOLD = {"FineTuneJob": ("Job", "ConfigMap", "Service"), "ModelDeployment": ("Job
 REFUSED_AGAIN = timedelta(seconds=30)
 """When a child that was refused is tried again while a group runs, which is not left alone for it."""
 SOON = timedelta(seconds=0.5)
-PER_JOB = ("anneal_goodput_ratio", "anneal_accelerator_seconds_total")
-"""Figures that go with their job."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,7 @@ class Reconciler:
         resource = self._cluster.recall(key.kind, key.namespace, key.name)
         if resource is None:
             self._refusals.pop(key, None)
-            for name in PER_JOB:
-                self.metrics.forget(name, namespace=key.namespace, name=key.name)
+            accounts.forget(self.metrics, key.kind, key.namespace, key.name)
             return None
         now = self.clock()
         decision = self._decide(resource, self._refusals.pop(key, None), now)
@@ -109,7 +106,7 @@ class Reconciler:
         return decision.requeue_at
 
     def _account(self, resource: Object, decision: Decision, now: datetime) -> None:
-        if decision.status is not None and resource["kind"] == "FineTuneJob":
+        if decision.status is not None:
             accounts.follow(self.metrics, resource, decision.status, now)
 
     def _decide(self, resource: Object, refusal: Refusal | None, now: datetime) -> Decision:

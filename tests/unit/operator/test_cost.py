@@ -44,7 +44,7 @@ def test_a_run_with_a_crash_costs_what_its_attempts_held() -> None:
     assert told["phase"] == "Complete"
     assert len(told["attempts"]) == 2
     assert told["acceleratorSeconds"] > 0
-    line = f'anneal_accelerator_seconds_total{{name="tune",namespace="{NAMESPACE}"}} {told["acceleratorSeconds"]}'
+    line = f'anneal_accelerator_seconds_total{{kind="FineTuneJob",name="tune",namespace="{NAMESPACE}"}} {told["acceleratorSeconds"]}'
     assert line in counted.text()
     world.server.remove("FineTuneJob", NAMESPACE, "tune")
     world.operator.reconcile(world.key("FineTuneJob", "tune"))

@@ -18,6 +18,7 @@ from anneal_operator.modeldeployment import (
     adoption,
     autoscale,
     build,
+    cost,
     resources,
     rollback,
     rollout,
@@ -72,6 +73,7 @@ def _live(
         desired_replicas=scale.replicas if _running(draft) else 0,
         scale_down_since=scale.down_since,
     )
+    cost.charge(draft, observed, config)
     status.finish(draft, observed, newest)
     if {draft.status.replicas, draft.status.ready_replicas} != {draft.status.desired_replicas}:
         draft.wake(LOOK_AGAIN)

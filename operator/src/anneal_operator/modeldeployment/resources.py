@@ -81,10 +81,22 @@ def stage(site: Site, name: str, stage: str) -> Object:
     return objects.stage_job(metadata(site, name, stage, site.version), template)
 
 
-def _work(site: Site, stage: str) -> pods.Work:
+def _profile(site: Site, stage: str) -> AcceleratorProfile | None:
+    """Return the accelerator that a stage's pods run on; None for a stage that needs a CPU alone."""
     serving = site.run.accelerator
     own = {"quantize": site.quantizer, "gate": site.measurer or serving, "inspect": None}
-    profile = own.get(stage, serving)
+    return own.get(stage, serving)
+
+
+def accelerators(site: Site) -> dict[str, int]:
+    """Return how many accelerators a pod of each stage holds; none where a profile is of plain nodes."""
+    stages = ("quantize", "engine", "gate", "serve")
+    profiles = {stage: _profile(site, stage) for stage in stages}
+    return {s: _accelerators(site, s) for s, p in profiles.items() if p and p.resource_name}
+
+
+def _work(site: Site, stage: str) -> pods.Work:
+    profile = _profile(site, stage)
     return pods.Work(
         image=image(site.images, site.run.spec, stage),
         command=("python3", "-m", "anneal_serving", stage),
