@@ -125,3 +125,12 @@ def test_keys_that_are_refused_are_no_absence(tmp_path: Path, monkeypatch: pytes
     fsspec.config.conf.clear()
     with pytest.raises((PermissionError, StageError)):
         artifacts.reference(artifacts.uri_of(STORE, "team", "model", KEY))
+
+
+def test_keys_that_the_server_does_not_take_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(
+        Refused, match="spec.output.uri: s3://artifacts/anneal: the store answers .*correct the keys"
+    ):
+        storage.check_access({"spec.output.uri": STORE})

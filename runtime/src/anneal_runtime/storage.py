@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,23 @@ def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`."""
     filesystem, path = resolve(uri)
     return bool(filesystem.exists(path))
+
+
+def check_access(fields: Mapping[str, str]) -> None:
+    """Find out early whether the stores let this pod in; `fields` are URIs by the field that names them.
+
+    Raises:
+        Refused: a store answers that these keys, or their absence, are not enough.
+    """
+    for field, uri in fields.items():
+        try:
+            exists(uri)
+        except PermissionError as error:
+            raise Refused(
+                "StorageForbidden",
+                f"{field}: {uri}: the store answers {error}; correct the keys in the Secret that is named beside it, or "
+                "what they may do",
+            ) from error
 
 
 def local(uri: str, cache: Path) -> Path:

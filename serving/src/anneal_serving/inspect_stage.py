@@ -26,8 +26,10 @@ def main() -> int:
 
 def run(config: DeploymentRun) -> DeploymentInspection:
     """Inspect the model of this version."""
+    uri = config.model.uri
+    storage.check_access({"spec.model": uri, "spec.storage.uri": config.spec.storage.uri or uri})
     manifest = resolve(config)
-    model = ArtifactRef(uri=config.model.uri, digest=manifest.digest)
+    model = ArtifactRef(uri=uri, digest=manifest.digest)
     decoder = read_decoder(config, manifest)
     keys = deployment_keys(
         config.spec,

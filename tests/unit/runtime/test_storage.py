@@ -56,3 +56,17 @@ def test_of_several_that_want_one_copy_one_makes_it(tmp_path: Path, monkeypatch:
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(fetch, range(3))) == [b"w" * 1000] * 3
     assert len(copies) == 1
+
+
+def test_a_store_that_does_not_let_one_in_is_told_by_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def forbidden(*_: Any, **__: Any) -> bool:
+        raise PermissionError("Forbidden")
+
+    storage.check_access({"spec.output.uri": "memory://nothing/here"})
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "exists", forbidden)
+    with pytest.raises(
+        Refused, match="spec.output.uri: memory://bucket: the store answers Forbidden; correct the keys"
+    ):
+        storage.check_access({"spec.output.uri": "memory://bucket"})

@@ -16,7 +16,7 @@ from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFact
 from anneal_api.runs import FineTuneRun
 from anneal_evaluation import in_process, languages, records
 from anneal_evaluation.suites import files
-from anneal_runtime import model_shape
+from anneal_runtime import model_shape, storage
 from anneal_runtime.artifacts import identity, reference, uri_of
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
@@ -47,6 +47,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     spec = run.spec
     consistency.check(spec)
     telemetry.check(spec)
+    storage.check_access(named(spec))
     base = sources.base_uri(spec.base_model)
     shape = model_shape.shape_of(base_model.read_config(base))
     base_model.check_fits(spec, shape)
@@ -75,6 +76,16 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         scores=read_scores(found["evaluate"]) if "evaluate" in found else [],
         suite_scores=records.scores(found["suites"]) if "suites" in found else [],
     )
+
+
+def named(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Return the URIs that a job reads from and writes to, by the field that names them."""
+    rows = {f"spec.tasks[{number}].data.uri": task.data.uri for number, task in enumerate(spec.tasks)}
+    return {
+        "spec.baseModel.uri": sources.base_uri(spec.base_model),
+        **rows,
+        "spec.output.uri": spec.output.uri,
+    }
 
 
 def check_suite(suite: str, encoder: ChatEncoder) -> str:
