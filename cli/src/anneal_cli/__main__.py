@@ -19,7 +19,7 @@ from anneal_api.base import LABEL_DEPLOYMENT, LABEL_JOB, LABEL_STAGE
 from anneal_api.outcome import EXIT_CONFIG, EXIT_TRY_AGAIN
 from anneal_api.version import VERSION
 from anneal_cli import chat as endpoint
-from anneal_cli import curves, difference, garbage, planning, reader, report, story
+from anneal_cli import curves, difference, garbage, planning, policies, reader, report, story
 from anneal_cli import lineage as origins
 from anneal_cli import logs as printed
 from anneal_cli import overview as glance
@@ -334,6 +334,30 @@ def gc(kubectl: Kubectl, name: str, yes: bool, output: str) -> None:
     if yes and found.uris:
         kubectl.answer(reader.removal(config_map, found.uris))
     _tell(output, found, lambda: garbage.text(found, removed=yes))
+
+
+@anneal.command("policies")
+@click.option("--image", help="Image with the operator in it; that of the cluster's operator when unset.")
+@as_json
+@click.pass_obj
+def policies_command(kubectl: Kubectl, image: str | None, output: str) -> None:
+    """Whether this cluster enforces NetworkPolicies: tried with two small pods. Exit code 1 where nothing does."""
+    secrets: list[Object] = []
+    if image is None:
+        image, secrets = _operator_image(kubectl)
+    with kubectl.standing(policies.target(image, secrets)) as address:
+        found = policies.verdict(kubectl.answer(policies.caller(image, secrets, address)))
+    click.echo(json.dumps({"policies": found}) if output == "json" else policies.SAID[found])
+    if found == "ignored":
+        raise click.exceptions.Exit(1)
+
+
+def _operator_image(kubectl: Kubectl) -> tuple[str, list[Object]]:
+    found = kubectl.select("deployments", "--all-namespaces", "--selector", OPERATOR)
+    if not found:
+        raise Refused("NoOperator", "no operator of Anneal is in this cluster; name its image with --image")
+    pod = found[0]["spec"]["template"]["spec"]
+    return pod["containers"][0]["image"], pod.get("imagePullSecrets", [])
 
 
 def main() -> None:

@@ -126,14 +126,30 @@ class Kubectl:
             raise TryAgain("ReaderFailed", f"{name}: {said.strip()[-2000:] or 'it printed nothing'}")
         return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
+    @contextlib.contextmanager
+    def standing(self, objects: list[Object]) -> Iterator[str]:
+        """Make objects, the last of them a pod, and yield its address once it runs; all go whatever happens."""
+        made = self.run(
+            "create", "--filename", "-", "--output", "name", text="\n---\n".join(map(json.dumps, objects))
+        )
+        try:
+            pod = self._until(made.split()[-1], ("Running", "Succeeded", "Failed"))
+            yield str(pod["status"].get("podIP", ""))
+        finally:
+            self.run("delete", *made.split(), "--wait=false", "--ignore-not-found")
+
     def _end(self, name: str) -> str:
         """Return the phase in which a pod ends. One that runs is ended by its own deadline, one that waits by ours."""
+        return str(self._until(name, ("Succeeded", "Failed"))["status"]["phase"])
+
+    def _until(self, name: str, phases: tuple[str, ...]) -> Object:
+        """Return a pod that has come to one of the phases."""
         looks = 0
         while True:
-            pod = json.loads(self.run("get", name, "--output", "json"))
+            pod: Object = json.loads(self.run("get", name, "--output", "json"))
             phase = str(pod["status"].get("phase", "Pending"))
-            if phase in ("Succeeded", "Failed"):
-                return phase
+            if phase in phases:
+                return pod
             if phase == "Pending" and (reason := waiting(pod, looks * LOOK_SECONDS)):
                 raise TryAgain("ReaderNotStarted", f"{name}: {reason}")
             time.sleep(LOOK_SECONDS)

@@ -263,3 +263,48 @@ def test_names_and_commands_are_completed(cluster: Answers) -> None:
 def test_no_cluster_no_suggestions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert completion.suggestions(["why", ""]) == []
+
+
+def probed(cluster: Answers, found: str) -> None:
+    """Let an operator be there, the probe's objects be made, and its caller find something."""
+    pod = {"containers": [{"image": "anneal/operator:1"}], "imagePullSecrets": [{"name": "pull"}]}
+    selector = "--selector app.kubernetes.io/name=anneal,app.kubernetes.io/component=operator"
+    operators = {"items": [{"spec": {"template": {"spec": pod}}}]}
+    cluster(f"get deployments --output json --all-namespaces {selector}", operators)
+    made = "networkpolicy.networking.k8s.io/p\npod/p\n"
+    cluster("create --filename - --output name", made)
+    cluster("create --filename - --output name.next", "pod/caller\n")
+    cluster("get pod/p --output json", {"status": {"phase": "Running", "podIP": "10.0.0.9"}})
+    cluster("get pod/caller --output json", {"status": {"phase": "Succeeded"}})
+    cluster("logs pod/caller", json.dumps({"policies": found}))
+    cluster("delete pod/caller --wait=false --ignore-not-found", "")
+    cluster("delete networkpolicy.networking.k8s.io/p pod/p --wait=false --ignore-not-found", "")
+
+
+@pytest.mark.parametrize(("found", "code"), [("enforced", 0), ("ignored", 1), ("unknown", 75)])
+def test_policies_are_tried_and_nothing_is_left(
+    cluster: Answers, tmp_path: Path, found: str, code: int
+) -> None:
+    probed(cluster, found)
+    done = run("policies", "-o", "json")
+    assert done.exit_code == code
+    assert done.stdout == (f'{{"policies": "{found}"}}\n' if code != 75 else "")
+    made = (tmp_path / "stdin").read_text()
+    assert (
+        made.count('"image": "anneal/operator:1"')
+        == made.count('"imagePullSecrets": [{"name": "pull"}]')
+        == 2
+    )
+    assert '"ask", "10.0.0.9"' in made
+    assert [call.split()[:2] for call in calls(tmp_path)][-2:] == [
+        ["delete", "pod/caller"],
+        ["delete", "networkpolicy.networking.k8s.io/p"],
+    ]
+
+
+def test_policies_need_an_image(cluster: Answers) -> None:
+    selector = "--selector app.kubernetes.io/name=anneal,app.kubernetes.io/component=operator"
+    cluster(f"get deployments --output json --all-namespaces {selector}", {"items": []})
+    done = run("policies")
+    assert done.exit_code == 64
+    assert "--image" in done.stderr
