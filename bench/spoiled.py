@@ -1,7 +1,7 @@
 """What the gate says of a real model at its default budgets: intact in INT4, by plain rounding, and spoiled in one place.
 
 Each goes through the engine and gate stages as pods run them; what is recorded is whether the gate stopped it and named
-the place.
+the place. Verdicts are kept in the cache, by the gate's key, so a run that is cut off goes on from there; nothing here is timed.
 """
 
 import json
@@ -11,7 +11,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,36 +158,50 @@ def figures(name: str, found: Verdict, target: str, met: bool) -> list[Figure]:
     ]
 
 
-def spoiled(spoil: Spoil, intact: DeploymentRun, store: str) -> list[Figure]:
-    """Return whether the gate stops a spoiled version and names what was spoiled."""
-    run = intact.model_copy(update={"store": store})
+def intact(run: DeploymentRun, _: Path) -> Verdict:
+    """Return what the gate makes of a version as its stages made it; what is published is not made again."""
+    deployed.compiled(run)
+    return judged(run)
+
+
+def spoiled(spoil: Spoil, source: DeploymentRun, folder: Path) -> Verdict:
+    """Return what the gate makes of a copy of `source`, spoiled in one place."""
+    run = source.model_copy(update={"store": f"file://{folder}"})
     for stage in ("quantize", "engine"):
         if stage == spoil.stage:
-            copied(intact, run, stage, spoil.change)
+            copied(source, run, stage, spoil.change)
         elif stage == "quantize":
-            copied(intact, run, stage, lambda folder: None)
+            copied(source, run, stage, lambda _: None)
         else:
             engine.run(run)
-    found = judged(run)
-    named = not found.passed and re.search(spoil.says, found.says) is not None
-    return figures(spoil.name, found, "stopped and named", named)
+    return judged(run)
+
+
+def kept(name: str, run: DeploymentRun, make: Callable[[DeploymentRun, Path], Verdict]) -> Verdict:
+    """Return the verdict that was given before on what is made of `run`, or else the one given now."""
+    path = smollm2.CACHE / "verdicts" / stages.key_of(run, "gate") / f"{name}.json"
+    if path.exists():
+        return Verdict(**json.loads(path.read_text()))
+    with tempfile.TemporaryDirectory() as folder:
+        found = make(run, Path(folder))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(found)))
+    return found
 
 
 def main() -> None:
     """Try all and record what the gate did."""
-    model, kept = smollm2.exported(), f"file://{smollm2.CACHE}/store"
-    with tempfile.TemporaryDirectory() as folder:
-        intact = deployed.planned(model, "awq", kept, LIMITS)
-        rounded = deployed.planned(model, "rtn", f"file://{folder}/rtn", LIMITS)
-        made = []
-        for run, passes in ((intact, True), (rounded, False)):
-            deployed.compiled(run)
-            found = judged(run)
-            told = "passed" if passes else "stopped"
-            made += figures(f"{run.name}, intact", found, told, found.passed is passes)
-        for number, spoil in enumerate(SPOILS):
-            made += spoiled(spoil, intact, f"file://{folder}/{number}")
-            shutil.rmtree(Path(folder) / str(number), ignore_errors=True)
+    model, store = smollm2.exported(), f"file://{smollm2.CACHE}/store"
+    awq, rounded = (deployed.planned(model, method, store, LIMITS) for method in ("awq", "rtn"))
+    made = []
+    for run, passes in ((awq, True), (rounded, False)):
+        found = kept("intact", run, intact)
+        told = "passed" if passes else "stopped"
+        made += figures(f"{run.name}, intact", found, told, found.passed is passes)
+    for spoil in SPOILS:
+        found = kept(spoil.name, awq, partial(spoiled, spoil))
+        named = not found.passed and re.search(spoil.says, found.says) is not None
+        made += figures(spoil.name, found, "stopped and named", named)
     record("spoiled", made)
 
 

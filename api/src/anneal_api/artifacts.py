@@ -39,7 +39,7 @@ STAGE_VERSIONS = {
     "train": 2,
     "evaluate": 2,
     "export": 2,
-    "quantize": 4,
+    "quantize": 5,
     "engine": 3,
     "gate": 2,
     "suite": 1,

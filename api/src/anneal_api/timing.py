@@ -5,18 +5,21 @@ where a layer's inner values are computed again; attention, adapters, evaluation
 
 Of AWQ, counted are the products of anneal_serving.quantize, two operations a multiplication, over the linear layers of a block; of
 `out` rows and `width` inputs: the calibration tokens through the layer and into the Gram matrix, the search of the input
-scale over its sampled rows, the search of each group's scale, the Gram matrix' factor, compensated rounding, the error.
+scale over its sampled rows, the search of each group's scale, the Gram matrix' factor, compensated rounding and its sweeps,
+the error.
 """
 
 from anneal_api.memory import ModelShape
 from anneal_api.profiles import AcceleratorProfile
 
-CALIBRATION_TOKENS = 8192
+CALIBRATION_TOKENS = 16_384
 """anneal_serving.quantize.TOTAL_TOKENS; a test keeps them equal."""
 SEARCH = 11 * 128
 """Input scales tried, times the rows they are tried on (anneal_serving.awq.ALPHAS, SEARCH_ROWS)."""
 SHRINKS = 10
 """Scales of a group tried (anneal_serving.awq.SHRINKS)."""
+SWEEPS = 2
+"""Passes over the columns after they are rounded (anneal_serving.compensation.SWEEPS)."""
 CPU_RATE = 30e9
 """Operations a second, measured on two cores: 4.3e12 of SmolLM2-135M in 149 s."""
 PEAK_RATE = {"7.5": 8.1e12, "8.0": 19.5e12, "8.6": 31.2e12, "8.9": 30.3e12, "9.0": 66.9e12}
@@ -43,7 +46,7 @@ def _of(out: int, width: int, group: int) -> float:
     calibration = 2 * CALIBRATION_TOKENS * width * (out + width)
     searches = 2 * SEARCH * width**2 + 2 * SHRINKS * out * width * group
     factor = 4 / 3 * width**3
-    rounding, error = out * width**2, 4 * out * width**2
+    rounding, error = (1 + 3 * SWEEPS) * out * width**2, 4 * out * width**2
     return calibration + searches + factor + rounding + error
 
 

@@ -1,7 +1,6 @@
 """Activation-aware rounding (AWQ, arXiv 2306.00978): scale what matters up before rounding, clip the rest.
 
-Then the columns are rounded one after the other, and what rounding one of them did to the output is made up
-for by those still to come (GPTQ, arXiv 2210.17323): the stored layout is the same, the error about a third less.
+Under the scales so found, `compensation` rounds: the stored layout is the same, the error about half.
 
 The error that counts is that of a layer's output over the calibration tokens X: |X dW'|^2 for a weight
 error dW. It equals sum(dW H * dW) with H = X'X, so H [in, in] stands for all tokens and nothing else of
@@ -13,15 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anneal_serving import rounding
+from anneal_serving import compensation, rounding
 
 ALPHAS = tuple(i / 10 for i in range(11))
 SEARCH_ROWS = 128
 """Output rows that the search of the input scale looks at, spread evenly: the scale is common to all."""
 SHRINKS = tuple(sign * (1 - i / 15) for i in range(5) for sign in (1, -1))
 """Factors of a group's widest scale to try. A scale of the other sign sends the opposite end to -8."""
-DAMPING = 0.01
-"""Share of H's mean diagonal added to it."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,7 @@ def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[
     sample = together[:: max(1, len(together) // SEARCH_ROWS)]
     prequant = min(_candidates(seen), key=lambda p: _error_at(sample, p, seen, group))
     scaled, gram = together / prequant, seen.gram * prequant * prequant[:, None]
-    scales = _best_scales(scaled, gram, group)
-    nibbles = _compensated(scaled, scales, gram)
+    nibbles, scales = compensation.compensated(scaled, _best_scales(scaled, gram, group), gram)
     sizes = [len(weight) for weight in weights]
     parts = zip(*(torch.split(whole, sizes) for whole in (scaled, scales, nibbles)), strict=True)
     return [Quantized(n.to(torch.int8), s, prequant, _relative_error(w, s, n, gram)) for w, s, n in parts]
@@ -105,41 +101,6 @@ def _error_at(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> f
 
 def _output_error(difference: Tensor, gram: Tensor) -> float:
     return float((difference @ gram).mul_(difference).sum())
-
-
-def _compensated(scaled: Tensor, scales: Tensor, gram: Tensor) -> Tensor:
-    """Return nibbles [out, in], rounded column by column with the error spread over the columns to come."""
-    group = scaled.shape[1] // scales.shape[1]
-    # Inputs come first here, so that a column of the weight is contiguous.
-    left, factor = scaled.T.contiguous(), _inverse_factor(gram)
-    nibbles = torch.empty_like(left)
-    for start, scale in zip(range(0, len(left), group), scales.T.contiguous(), strict=True):
-        span = slice(start, start + group)
-        errors = _round_group(left[span], scale, factor[span, span], nibbles[span])
-        left[start + group :].addmm_(factor[span, start + group :].T, errors, alpha=-1)
-    return nibbles.T.contiguous()
-
-
-def _round_group(left: Tensor, scale: Tensor, factor: Tensor, nibbles: Tensor) -> Tensor:
-    """Round one group's inputs [group, out] into `nibbles`; return each one's error over its pivot."""
-    errors = torch.empty_like(left)
-    for index, pivot in enumerate(factor.diagonal().tolist()):
-        torch.div(left[index], scale, out=nibbles[index]).round_().clamp_(-8, 7)
-        torch.addcmul(left[index], nibbles[index], scale, value=-1, out=errors[index]).div_(pivot)
-        left[index + 1 :].addr_(factor[index, index + 1 :], errors[index], alpha=-1)
-    return errors
-
-
-def _inverse_factor(gram: Tensor) -> Tensor:
-    """Return the upper Cholesky factor of H's inverse; H is damped, so that unseen directions stay bounded.
-
-    With rows and columns in reverse, H = LL' has an L whose inverse is that factor, reversed.
-    """
-    identity = torch.eye(len(gram), device=gram.device)
-    damped = gram + identity * (DAMPING * gram.diagonal().mean()).clamp_min(1e-6)
-    lower = torch.linalg.cholesky(damped.flip(0, 1))
-    factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
-    return factor
 
 
 def _best_scales(scaled: Tensor, gram: Tensor, group: int) -> Tensor:

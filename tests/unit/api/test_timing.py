@@ -24,7 +24,7 @@ def test_operations_by_hand() -> None:
     )
     # Outputs 6, 2, 4 and 2 of two inputs each.
     layers = [
-        2 * 8192 * 2 * (out + 2) + 2 * 1408 * 4 + 2 * 10 * out * 2 * 32 + 4 / 3 * 8 + 5 * out * 4
+        2 * 16384 * 2 * (out + 2) + 2 * 1408 * 4 + 2 * 10 * out * 2 * 32 + 4 / 3 * 8 + 11 * out * 4
         for out in (6, 2, 4, 2)
     ]
     assert timing.awq_operations(one, 32) == pytest.approx(sum(layers))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anneal_api import timing
-from anneal_serving import awq, quantize, rounding
+from anneal_serving import awq, compensation, quantize, rounding
 from anneal_serving.awq import Observed, Quantized
 
 
@@ -113,3 +113,4 @@ def test_the_time_that_a_plan_names_counts_these_searches() -> None:
     assert timing.CALIBRATION_TOKENS == quantize.TOTAL_TOKENS
     assert len(awq.ALPHAS) * awq.SEARCH_ROWS == timing.SEARCH
     assert len(awq.SHRINKS) == timing.SHRINKS
+    assert compensation.SWEEPS == timing.SWEEPS
