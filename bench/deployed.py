@@ -1,7 +1,11 @@
 """A model of the benchmarks through the serving stages, as pods run them."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import smollm2
 
 from anneal_api.base import ArtifactRef
 from anneal_api.modeldeployment import ModelDeploymentSpec
@@ -47,3 +51,17 @@ def compiled(run: DeploymentRun) -> Path:
 def folder_of(run: DeploymentRun, stage: str) -> Path:
     """Return the folder of a stage's artifact."""
     return Path(stages.uri_of(run, stage).removeprefix("file://"))
+
+
+def kept(run: DeploymentRun, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was found before of what `run` makes, by its gate's key, or else what is found now.
+
+    So a benchmark that takes longer than the machine is quiet goes on where it was cut off.
+    """
+    path = smollm2.CACHE / "found" / stages.key_of(run, "gate") / f"{name}.json"
+    if not path.exists():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    known: dict[str, Any] = json.loads(path.read_text())
+    return known

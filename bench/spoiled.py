@@ -158,35 +158,29 @@ def figures(name: str, found: Verdict, target: str, met: bool) -> list[Figure]:
     ]
 
 
-def intact(run: DeploymentRun, _: Path) -> Verdict:
+def intact(run: DeploymentRun) -> Verdict:
     """Return what the gate makes of a version as its stages made it; what is published is not made again."""
     deployed.compiled(run)
     return judged(run)
 
 
-def spoiled(spoil: Spoil, source: DeploymentRun, folder: Path) -> Verdict:
+def spoiled(spoil: Spoil, source: DeploymentRun) -> Verdict:
     """Return what the gate makes of a copy of `source`, spoiled in one place."""
-    run = source.model_copy(update={"store": f"file://{folder}"})
-    for stage in ("quantize", "engine"):
-        if stage == spoil.stage:
-            copied(source, run, stage, spoil.change)
-        elif stage == "quantize":
-            copied(source, run, stage, lambda _: None)
-        else:
-            engine.run(run)
-    return judged(run)
-
-
-def kept(name: str, run: DeploymentRun, make: Callable[[DeploymentRun, Path], Verdict]) -> Verdict:
-    """Return the verdict that was given before on what is made of `run`, or else the one given now."""
-    path = smollm2.CACHE / "verdicts" / stages.key_of(run, "gate") / f"{name}.json"
-    if path.exists():
-        return Verdict(**json.loads(path.read_text()))
     with tempfile.TemporaryDirectory() as folder:
-        found = make(run, Path(folder))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(found)))
-    return found
+        run = source.model_copy(update={"store": f"file://{folder}"})
+        for stage in ("quantize", "engine"):
+            if stage == spoil.stage:
+                copied(source, run, stage, spoil.change)
+            elif stage == "quantize":
+                copied(source, run, stage, lambda _: None)
+            else:
+                engine.run(run)
+        return judged(run)
+
+
+def kept(name: str, run: DeploymentRun, judge: Callable[[DeploymentRun], Verdict]) -> Verdict:
+    """Return the verdict on what is made of `run`, the one given before if there is one."""
+    return Verdict(**deployed.kept(run, name, lambda: asdict(judge(run))))
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ STAGE_VERSIONS = {
     "export": 2,
     "quantize": 5,
     "engine": 3,
-    "gate": 2,
+    "gate": 3,
     "suite": 1,
     "suites": 1,
 }

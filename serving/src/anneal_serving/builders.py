@@ -46,3 +46,14 @@ def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
         )
     tied = "pytorch" if torch_backend else f"sm{accelerator.compute_capability}"
     return f"tensorrt-llm-{TENSORRT_LLM}-{tied}"
+
+
+def check(built: str, spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> None:
+    """Raise Refused for an engine that was `built` for another compute capability or by another version than is here."""
+    here = builder(spec, accelerator)
+    if built != here:
+        raise Refused(
+            "WrongEngine",
+            f"the engine was built by {built} and would be loaded by {here}; an engine runs only with the version and on "
+            "the compute capability it was built for: delete its artifact to build it again",
+        )

@@ -20,7 +20,7 @@ from anneal_api.runs import DeploymentRun
 from anneal_evaluation import records
 from anneal_runtime import artifacts, stage
 from anneal_runtime.errors import Refused
-from anneal_serving import divergence, inspect_stage, stages, suites, tensorrt_llm
+from anneal_serving import builders, divergence, inspect_stage, stages, suites, tensorrt_llm
 from anneal_serving.divergence import Row, Tally
 from anneal_serving.engine import ENGINE_FOLDER
 from anneal_serving.int4 import Array
@@ -50,6 +50,7 @@ def run(config: DeploymentRun) -> GateResult:
     engine, manifest = artifacts.open_artifact(stages.uri_of(config, "engine"), stages.CACHE)
     quantized, weights = artifacts.open_artifact(stages.uri_of(config, "quantize"), stages.CACHE)
     check_words(manifest, weights)
+    builders.check(manifest.metadata["builder"], config.spec, config.accelerator)
     rows = divergence.spread(divergence.read_rows(quantized / REFERENCE), TOKENS)
     if not rows:
         raise Refused(

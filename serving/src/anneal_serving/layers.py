@@ -30,7 +30,7 @@ APART = 0.05
 
 
 STANDS_OUT = 0.5
-"""Relative error of a layer's weight above which it is not its model's: four bits cost 0.05 to 0.2, swapped nibbles or scales
+"""Relative error of a projection's weight above which it is not its model's: four bits cost 0.05 to 0.2, swapped nibbles or scales
 of other rows 1 and more."""
 
 
@@ -49,8 +49,12 @@ def examine(quantized: Path, engine: Path, properties: dict[str, str]) -> str:
     apart = relative(served, artifact)
     if not apart <= APART:
         return f"the engine's logits are {apart:.0%} off those of its artifact: the engine is at fault, not the weights"
-    errors = [relative(block, truth) for block, truth in zip(blocks, probe["hidden"], strict=True)]
-    return f"{sentence(errors)}; {projection(checkpoint, probe, diverging(errors))}"
+    errors = [by_position(block, truth) for block, truth in zip(blocks, probe["hidden"], strict=True)]
+    weights = [projections(checkpoint, probe, layer) for layer in range(len(errors))]
+    # Four bits' own errors grow from layer to layer and may outgrow what one spoiled projection does.
+    foreign = next((layer for layer, off in enumerate(weights) if stands_out(off)), None)
+    first = diverging(errors) if foreign is None else foreign
+    return f"{sentence(errors, first)}; {verdict(weights[first])}"
 
 
 def constants(decoder: Decoder, path: Path) -> str:
@@ -66,16 +70,25 @@ def constants(decoder: Decoder, path: Path) -> str:
     return f"the artifact's constants are not its model's: {', '.join(wrong)}" if wrong else ""
 
 
-def projection(checkpoint: Checkpoint, probe: dict[str, Array], layer: int) -> str:
-    """Return which projection of a layer is furthest from the model's weights."""
-    errors = {
+def projections(checkpoint: Checkpoint, probe: dict[str, Array], layer: int) -> dict[str, float]:
+    """Return how far each projection of a layer is from the model's weights, relatively."""
+    return {
         name: relative(checkpoint.layer(layer, name).weight() @ direction(width), probe[f"{layer}.{name}"])
         for name, (_, width) in checkpoint.decoder.linears().items()
     }
-    worst = max(errors, key=lambda name: errors[name])
-    if errors[worst] < STANDS_OUT:
-        return f"none of its projections stands out ({worst} most, its weights {errors[worst]:.0%} off)"
-    return f"its {worst} does it: its weights are {errors[worst]:.0%} off the model's"
+
+
+def stands_out(off: dict[str, float]) -> bool:
+    """Whether a projection is not its model's."""
+    return not all(error < STANDS_OUT for error in off.values())
+
+
+def verdict(off: dict[str, float]) -> str:
+    """Return which projection of a layer is furthest from the model's weights, in words."""
+    worst = max(off, key=lambda name: off[name])
+    if not stands_out(off):
+        return f"none of its projections stands out ({worst} most, its weights {off[worst]:.0%} off)"
+    return f"its {worst} does it: its weights are {off[worst]:.0%} off the model's"
 
 
 def run(compiled: ov.CompiledModel, ids: Array) -> list[Array]:
@@ -95,14 +108,23 @@ def relative(found: Array, truth: Array) -> float:
     return float(np.linalg.norm(found - truth) / max(float(np.linalg.norm(truth)), 1e-30))
 
 
+def by_position(found: Array, truth: Array) -> float:
+    """Return the mean over positions of |found - truth| / |truth|.
+
+    A trained model's first position often has activations a hundred times as large as all others': in one norm over all
+    it would hide what happens to the rest.
+    """
+    sizes = np.maximum(np.linalg.norm(truth, axis=-1), 1e-30)
+    return float(np.mean(np.linalg.norm(found - truth, axis=-1) / sizes))
+
+
 def diverging(errors: list[float]) -> int:
     """Return which block first does half of the worst harm, from the relative errors after every block."""
     return next((i for i, error in enumerate(errors) if not error < max(errors) / 2), 0)
 
 
-def sentence(errors: list[float]) -> str:
-    """Return that block and its errors in words."""
-    first = diverging(errors)
+def sentence(errors: list[float], first: int) -> str:
+    """Return the block that diverges first and its errors, from those after every block, in words."""
     before = errors[first - 1] if first else 0.0
     return (
         f"first diverging layer {first} of {len(errors)}: hidden states are {errors[first]:.0%} off full precision "

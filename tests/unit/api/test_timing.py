@@ -31,7 +31,7 @@ def test_operations_by_hand() -> None:
 
 
 def test_a_small_model_takes_what_was_measured() -> None:
-    assert timing.awq_seconds(SMOLLM2, 32, None) == pytest.approx(149, rel=0.05)
+    assert timing.awq_seconds(SMOLLM2, 32, None) == pytest.approx(251, rel=0.1)
 
 
 def test_a_large_model_needs_an_accelerator() -> None:
@@ -43,9 +43,9 @@ def test_a_large_model_needs_an_accelerator() -> None:
 
 
 def test_the_plan_says_it() -> None:
-    assert sizing.quantizing(spec("awq"), DEEPSEEK_33B, A100) == "AWQ takes about 8 min on a100-80g"
+    assert sizing.quantizing(spec("awq"), DEEPSEEK_33B, A100) == "AWQ takes about 14 min on a100-80g"
     assert sizing.quantizing(spec("awq"), DEEPSEEK_33B, None).startswith(
-        "AWQ takes about 33 h on two CPU cores"
+        "AWQ takes about 62 h on two CPU cores"
     )
     assert sizing.quantizing(spec("rtn"), DEEPSEEK_33B, None) == ""
     assert [timing.shown(s) for s in (12.4, 600, 7200)] == ["12 s", "10 min", "2 h"]

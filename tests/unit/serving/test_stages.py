@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from anneal_api.artifacts import Producer
-from anneal_api.modeldeployment import Engine, Gate
+from anneal_api.modeldeployment import Engine, Gate, ModelDeploymentSpec
 from anneal_api.outcome import GateResult
+from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import DeploymentRun
 from anneal_evaluation import records, scoring
 from anneal_evaluation.in_process import GREEDY
@@ -17,7 +18,17 @@ from anneal_evaluation.sandbox.runner import Sandbox
 from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
 from anneal_runtime.errors import Refused
-from anneal_serving import divergence, engine, gate, inspect_stage, layers, openvino_ir, quantize, stages
+from anneal_serving import (
+    builders,
+    divergence,
+    engine,
+    gate,
+    inspect_stage,
+    layers,
+    openvino_ir,
+    quantize,
+    stages,
+)
 from anneal_serving.checkpoint import Checkpoint
 from anneal_serving.divergence import Tally
 
@@ -213,10 +224,17 @@ def test_an_engine_that_computes_something_else_is_told_from_its_artifact(
 
 
 def test_a_sentence_names_the_layer_that_does_half_of_the_worst() -> None:
-    assert layers.sentence([0.01, 0.02, 0.5, 0.9]).startswith(
+    errors = [0.01, 0.02, 0.5, 0.9]
+    assert layers.sentence(errors, layers.diverging(errors)).startswith(
         "first diverging layer 2 of 4: hidden states are 50% off full precision after it, 2% before it"
     )
-    assert layers.sentence([float("nan"), float("nan")]).startswith("first diverging layer 0 of 2")
+    assert layers.diverging([float("nan"), float("nan")]) == 0
+
+
+def test_a_projection_that_is_not_its_models_stands_out() -> None:
+    assert not layers.stands_out({"mlp.fc": 0.1, "mlp.proj": 0.2})
+    assert layers.stands_out({"mlp.fc": 0.1, "mlp.proj": 1.2})
+    assert layers.stands_out({"mlp.fc": float("nan"), "mlp.proj": 0.2})
 
 
 def test_an_engine_beyond_its_budget_is_published_with_where_it_diverges(world: World) -> None:
@@ -240,6 +258,38 @@ def test_another_chat_template_than_the_models_is_refused(deployed: tuple[Deploy
         files = [f.model_copy(update={"sha256": "0"}) if f.path == name else f for f in built.files]
         with pytest.raises(Refused, match=f"{name} of the engine is not its model's"):
             gate.check_words(built.model_copy(update={"files": files}), weights)
+
+
+def test_one_position_of_massive_activations_hides_no_layer() -> None:
+    truth = np.ones((10, 8), np.float32)
+    truth[0] *= 1000
+    found = truth.copy()
+    found[1:] *= 1.5
+    assert layers.relative(found, truth) < 0.002
+    assert layers.by_position(found, truth) == pytest.approx(0.45)
+
+
+def test_an_engine_of_another_version_is_refused_before_it_loads(
+    deployed: tuple[DeploymentRun, GateResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "openvino_logits", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(builders.metadata, "version", lambda _: "2020.1")
+    with pytest.raises(
+        Refused, match=r"built by openvino-202\d\.\d.* and would be loaded by openvino-2020\.1;"
+    ):
+        gate.run(deployed[0])
+
+
+def test_an_engine_for_another_compute_capability_is_refused() -> None:
+    asked = {"quantization": {"groupSize": 64}, "engine": {"runtime": "tensorrt-llm-engine"}}
+    spec = ModelDeploymentSpec.model_validate({"model": {"uri": "file:///m"}, **asked})
+    a10 = AcceleratorProfile(name="a10-24g", memory_gib=22, compute_capability="8.6")
+    builders.check(builders.builder(spec, a10), spec, a10)
+    a100 = a10.model_copy(update={"compute_capability": "8.0"})
+    with pytest.raises(
+        Refused, match=r"built by tensorrt-llm-1\.2\.1-sm8\.0 and would be loaded by .*-sm8\.6;"
+    ):
+        builders.check(builders.builder(spec, a100), spec, a10)
 
 
 def test_an_engine_of_no_number_is_refused() -> None:
