@@ -6,17 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 from tests.cluster import group
+from tests.cluster.endless import busy, gone, names, pods
 from tests.cluster.group import SAVED_EVERY
 from tests.cluster.kube import Json, Kube
-from tests.cluster.test_load import (  # noqa: F401 (fixtures)
-    busy,
-    deployment,
-    gone,
-    lonely,
-    model,
-    names,
-    pods,
-)
+from tests.cluster.test_load import deployment, lonely, model  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
 

@@ -14,29 +14,15 @@ from tests.cluster.endless import (
     names,
     pods,
     served,
-    spec,
     stage,
-    train,
 )
 from tests.cluster.kube import Json, Kube, holds
 from tests.cluster.load import load
+from tests.cluster.test_load import deployment, model  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
 SHORT = 60
 """Tokens of an answer: enough answers for a comparison come in a minute."""
-
-
-@pytest.fixture(scope="module")
-def model(operator: Kube, team: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The URI of a tiny model that goes on for ever."""
-    return train(operator, team, tmp_path_factory.mktemp("long"))
-
-
-@pytest.fixture(scope="module")
-def deployment(team: Kube, model: str) -> Json:
-    """The deployment, serving with one replica."""
-    team.apply(spec(model, replicas=1))
-    return team.wait("modeldeployment", NAME, served(1), 300, "serving with two gateways")
 
 
 @contextmanager
@@ -58,9 +44,7 @@ def counted(team: Kube) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_a_version_that_keeps_requests_waiting_is_rolled_back(
-    team: Kube, deployment: Json, model: str
-) -> None:
+def test_a_slow_version_is_rolled_back(team: Kube, deployment: Json, model: str) -> None:  # noqa: F811
     before = names(pods(team, "serve"))
     rules = {"steps": [50], "pauseSeconds": 240, "maxLatencyRatio": 2}
     with load(team, NAME, STREAMS, SHORT) as made:
@@ -75,7 +59,7 @@ def test_a_version_that_keeps_requests_waiting_is_rolled_back(
     assert names(pods(team, "serve")) == before
 
 
-def test_recreate_never_runs_two_versions_at_once(team: Kube, deployment: Json, model: str) -> None:
+def test_recreate_runs_one_version_at_a_time(team: Kube, deployment: Json, model: str) -> None:  # noqa: F811
     before = names(pods(team, "serve"))
     with load(team, NAME, STREAMS, SHORT) as made, counted(team) as counts:
         another_version(team, model, 9, rollout={"strategy": "recreate"})
@@ -88,7 +72,7 @@ def test_recreate_never_runs_two_versions_at_once(team: Kube, deployment: Json, 
     assert [e for e in made.failed if not e.startswith(("429", "503"))] == []
 
 
-def test_borrowed_replicas_cost_no_room_and_no_stream(team: Kube, deployment: Json, model: str) -> None:
+def test_borrowing_costs_no_room_and_no_stream(team: Kube, deployment: Json, model: str) -> None:  # noqa: F811
     team.run("scale", f"modeldeployment/{NAME}", "--replicas=2")
     team.wait("modeldeployment", NAME, served(2), 240, "two replicas")
     before = names(pods(team, "serve"))
