@@ -21,8 +21,8 @@ from tests.cluster.load import load
 from tests.cluster.test_load import deployment, model  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
-SHORT = 60
-"""Tokens of an answer: enough answers for a comparison come in a minute."""
+SHORT = 600
+"""Tokens of an answer: seconds, so that requests meet in a replica, and enough of them for a comparison in two minutes."""
 
 
 @contextmanager
