@@ -83,7 +83,9 @@ def test_texts_are_scored_without_running_anything(tmp_path: Path) -> None:
 
 def test_a_language_without_toolchain_is_refused(tmp_path: Path) -> None:
     row = {"name": "p", "language": "cobol", "prompt": "x", "tests": "y"}
-    with pytest.raises(Refused, match="programs in cobol cannot be run; python, javascript, cpp, java can"):
+    with pytest.raises(
+        Refused, match="programs in cobol cannot be run; python, javascript, cpp, java, go can"
+    ):
         scoring.evaluate(suite(tmp_path, row), "mine", answers(""), Settings(), Sandbox())
 
 

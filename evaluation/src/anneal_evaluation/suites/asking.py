@@ -55,7 +55,7 @@ def program(problem: Problem, answer: str) -> str:
     if not problem.prompt:
         return code
     if problem.entry_point and _defines(code, problem):
-        return f"{_preamble(problem)}\n{_in_class(code, problem)}"
+        return f"{_preamble(problem, code)}\n{_in_class(code, problem)}"
     return problem.prompt + _cut(code, problem.language)
 
 
@@ -65,12 +65,22 @@ def _defines(code: str, problem: Problem) -> bool:
     return re.search(rf"\b{re.escape(problem.entry_point)}\b", code) is not None and "{" in code
 
 
-def _preamble(problem: Problem) -> str:
+def _preamble(problem: Problem, code: str) -> str:
     """Return what of a prompt stays where the answer has the whole function: Python's helpers, others' inclusions."""
     if problem.language == "python":
         return problem.prompt.partition(f"def {problem.entry_point}(")[0]
+    if problem.language == "go":
+        return _go_preamble(problem, code)
     kept = ("#include", "using ", "const assert", "require(", "import ")
     return "\n".join(line for line in problem.prompt.splitlines() if line.startswith(kept))
+
+
+def _go_preamble(problem: Problem, code: str) -> str:
+    """Return a prompt's imports and helpers; where the answer defines a helper again, which Go refuses, the imports alone."""
+    before = problem.prompt.partition(f"func {problem.entry_point}(")[0]
+    helpers = re.findall(r"^func (\w+)\(", before, re.MULTILINE)
+    again = any(re.search(rf"^func {name}\(", code, re.MULTILINE) for name in helpers)
+    return before[: before.index(f"func {helpers[0]}(")] if again else before
 
 
 def _in_class(code: str, problem: Problem) -> str:

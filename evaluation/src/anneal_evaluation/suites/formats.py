@@ -13,7 +13,7 @@ from anneal_evaluation.suites.problems import Problem
 
 Row = dict[str, Any]
 COMPLETION_STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
-_NAMES = {"py": "python", "js": "javascript", "cpp": "cpp", "c++": "cpp", "java": "java"}
+_NAMES = {"py": "python", "js": "javascript", "cpp": "cpp", "c++": "cpp", "java": "java", "golang": "go"}
 
 
 class UnknownFormat(ValueError):
@@ -62,7 +62,7 @@ def _human_eval_x(row: Row, name: str) -> Problem:
         language=language,
         wanted=row["prompt"] + row["canonical_solution"],
         entry_point=entry,
-        tests=row["test"],
+        tests=f"{row.get('test_setup', '')}\n{row['test']}" if language == "go" else row["test"],
         trusted=row["prompt"] + row["canonical_solution"] if language == "python" else "",
         asked=(entry,) if language == "python" else (),
     )
@@ -175,7 +175,7 @@ def _told(row: Row) -> str:
     return _language(str(row.get("language", "python")))
 
 
-_CUES = {"python": ("def ",), "javascript": ("const ", "function "), "cpp": ()}
+_CUES = {"python": ("def ",), "javascript": ("const ", "function "), "cpp": (), "go": ("func ",)}
 
 
 def _defined(text: str, language: str) -> str:

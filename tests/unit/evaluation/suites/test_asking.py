@@ -52,6 +52,25 @@ def test_a_function_of_java_is_in_its_class_once(answer: str) -> None:
     assert found.count("{") == found.count("}")
 
 
+GO = Problem(
+    "p",
+    "code",
+    'import (\n\t"math"\n)\n\nfunc half(x int) int {\n\treturn x / 2\n}\n\n// F is\nfunc F(x int) int {\n',
+    language="go",
+    entry_point="F",
+)
+
+
+def test_a_function_of_go_keeps_the_helpers_that_it_does_not_define_again() -> None:
+    alone = asking.kept(GO, "```go\nfunc F(x int) int {\n\treturn half(x)\n}\n```")
+    both = asking.kept(
+        GO, "```go\nfunc half(x int) int { return x / 2 }\nfunc F(x int) int { return half(x) }\n```"
+    )
+    assert (alone.count("func half("), both.count("func half(")) == (1, 1)
+    assert (alone[:8], both[:8]) == ("import (", "import (")
+    assert asking.kept(GO, "\treturn half(x)\n}\n\nfunc other() {}\n") == GO.prompt + "\treturn half(x)\n}\n"
+
+
 def test_a_line_and_a_yes() -> None:
     assert asking.kept(Problem("p", "line", ""), "\nx = 1\ny = 2") == "x = 1"
     assert asking.kept(Problem("p", "defect", ""), "Yes, it has.") == "yes"

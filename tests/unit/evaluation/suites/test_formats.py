@@ -96,3 +96,24 @@ def test_rows_of_a_users_own(row: dict[str, object], task: str) -> None:
 def test_other_rows_are_told(row: dict[str, object]) -> None:
     with pytest.raises(formats.UnknownFormat):
         formats.problem(row, 1)
+
+
+def test_go_has_its_tests_set_up_and_its_function_found() -> None:
+    row = {
+        "task_id": "Go/0",
+        "prompt": 'import (\n    "math"\n)\n\n// doc\nfunc Close(numbers []float64) bool {\n',
+        "declaration": "\nfunc Close(numbers []float64) bool {\n",
+        "canonical_solution": "    return true\n}\n",
+        "test_setup": 'package main\n\nimport (\n    "testing"\n)\n',
+        "test": "func TestClose(t *testing.T) {}\n",
+    }
+    problem = formats.problem(row, 1)
+    assert (problem.language, problem.entry_point) == ("go", "Close")
+    assert problem.tests == f"{row['test_setup']}\n{row['test']}"
+    other = {
+        "name": "H_0",
+        "language": "go",
+        "prompt": "package p\n\nfunc close_by(x int) int {\n",
+        "tests": "func Test(t *testing.T) {}",
+    }
+    assert formats.problem(other, 1).entry_point == "close_by"
