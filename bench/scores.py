@@ -19,8 +19,8 @@ from report import Figure, record
 from anneal_api.runs import ENV_TERMINATION_LOG
 from anneal_evaluation import comparison, scoring
 from anneal_evaluation.in_process import InProcess
+from anneal_evaluation.judging import Here
 from anneal_evaluation.results import Settings, SuiteResult
-from anneal_evaluation.sandbox.runner import Sandbox
 from anneal_evaluation.scoring import Request
 from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
@@ -80,7 +80,7 @@ def scored(name: str, uri: str, load: Callable[[], InProcess]) -> SuiteResult:
     """Return what the model that lies at `uri` scores."""
     digest = artifacts.identity(uri).removeprefix("sha256:")
     kept = Kept(load, smollm2.CACHE / "answers" / f"{digest}.jsonl")
-    return scoring.evaluate(files.read(SUITE), name, kept, SETTINGS, Sandbox())
+    return scoring.evaluate(files.read(SUITE), name, kept, SETTINGS, Here())
 
 
 def published_base() -> SuiteResult:

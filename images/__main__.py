@@ -8,7 +8,11 @@ from images import build, catalogue, sbom
 
 parser = argparse.ArgumentParser(prog="python3 -m images", description=__doc__)
 parser.add_argument("action", choices=["build", "deps", "push", "refs", "sbom"])
-parser.add_argument("names", nargs="*", help="operator, trainers, samples, serving; all when none is given")
+parser.add_argument(
+    "names",
+    nargs="*",
+    help="operator, trainers, samples, serving: these when none is given; sandbox-LANGUAGE",
+)
 parser.add_argument("--registry", default=catalogue.REGISTRY, help="where to push (also: REGISTRY)")
 parser.add_argument(
     "--base",
@@ -31,8 +35,8 @@ def act(image: catalogue.Image) -> str:
     return catalogue.reference(image, options.registry, options.base)
 
 
-for image in catalogue.IMAGES:
-    if not options.names or image.name in options.names:
+for image in (*catalogue.IMAGES, *catalogue.SANDBOXES):
+    if image.name in (options.names or [each.name for each in catalogue.IMAGES]):
         try:
             print(act(image), flush=True)
         except subprocess.CalledProcessError as error:

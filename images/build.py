@@ -63,6 +63,12 @@ def mounts() -> list[str]:
     return ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--volume", f"{downloads}:/mnt"]
 
 
+def go_root() -> str:
+    """Return where this machine's Go is, whose compiler the sandbox of Go has."""
+    found = subprocess.run(["go", "env", "GOROOT"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
 def bud(name: str, containerfile: pathlib.Path, context: pathlib.Path, *options: str) -> None:
     """One buildah build. chroot isolation works where a nested runc would not."""
     run(
@@ -110,6 +116,8 @@ def build_deps(image: catalogue.Image, base: str | None) -> str:
     if not exists(name):
         below = build_deps(image.parent, base) if image.parent else base or local_base()
         options = ["--target", "deps", "--build-arg", f"BASE={below}", *mounts()]
+        options += ["--build-arg", f"LANGUAGE={image.language}"] if image.language else []
+        options += ["--volume", f"{go_root()}:/usr/local/go:ro"] if image.language == "go" else []
         timed(f"{image.name}: dependencies", lambda: bud(name, image.containerfile, catalogue.ROOT, *options))
         forget(image, name)
     return name

@@ -26,10 +26,12 @@ class Image:
     packages: tuple[str, ...]
     parent: "Image | None" = None
     """The image whose dependency layer this one's stands on, instead of the base."""
+    language: str = ""
+    """Of a sandbox: whose toolchain it has, instead of requirements."""
 
     @property
     def containerfile(self) -> pathlib.Path:
-        return ROOT / "images" / f"{self.name}.Containerfile"
+        return ROOT / "images" / f"{'sandbox' if self.language else self.name}.Containerfile"
 
 
 TRAINERS = Image("trainers", ("trainers",), ("api", "runtime", "evaluation", "trainers", "serving"))
@@ -39,6 +41,11 @@ IMAGES = (
     Image("samples", ("models",), ("api", "runtime", "trainers"), parent=TRAINERS),
     Image("serving", ("serving", "triton"), ("api", "runtime", "evaluation", "serving")),
 )
+SANDBOXES = tuple(
+    Image(f"sandbox-{language}", (), ("runtime", "evaluation"), language=language)
+    for language in ("python", "javascript", "cpp", "java", "go")
+)
+"""Built where they are named: a cluster needs those of the languages that its suites have."""
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -59,12 +66,22 @@ def base_key(base: str | None) -> str:
 
 def deps_key(image: Image, base: str | None = None) -> str:
     """What the dependency layer depends on: base, locked requirements, and how they are installed."""
-    names = [f"requirements/{name}.txt" for name in ("uv", *image.requirements)]
-    names += ["images/install-requirements"]
+    if image.language:
+        names = ["images/install-toolchain", "evaluation/src/anneal_evaluation/golang.py"]
+    else:
+        names = [f"requirements/{name}.txt" for name in ("uv", *image.requirements)]
+        names += ["images/install-requirements"]
     names += ["images/install-triton"] if "triton" in image.requirements else []
     recipe = image.containerfile.read_text().split(SPLIT)[0]
     below = deps_key(image.parent, base) if image.parent else base_key(base)
-    return digest([below, recipe, *((ROOT / name).read_bytes() for name in names)])
+    return digest(
+        [
+            below,
+            recipe,
+            *([image.language] if image.language else []),
+            *((ROOT / name).read_bytes() for name in names),
+        ]
+    )
 
 
 def sources(image: Image) -> list[pathlib.Path]:

@@ -39,7 +39,10 @@ def kubeconfig() -> None:
 def operator(kubeconfig: None) -> Kube:
     """Install the chart with this checkout's images, and return its namespace."""
     subprocess.run(
-        [ROOT / "scripts" / "install-chart", "--values", "tests/cluster/values.yaml"], check=True, cwd=ROOT
+        [ROOT / "scripts" / "install-chart", "--values", "tests/cluster/values.yaml"],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "SANDBOXES": "go"},
     )
     return Kube(SYSTEM)
 

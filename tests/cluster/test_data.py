@@ -45,6 +45,14 @@ PRISON = "\n".join(
 SUITE = [
     {"text": "Twice a number.", "code": "def twice(x): return 2 * x", "test_list": ["assert twice(2) == 4"]},
     {"text": "Look around.", "code": PRISONER, "test_list": [PRISON]},
+    {
+        "task_id": "Go/0",
+        "prompt": 'import (\n    "math"\n)\n\n// Root of a number.\nfunc Root(x float64) float64 {\n',
+        "declaration": "\nfunc Root(x float64) float64 {\n",
+        "canonical_solution": "    return math.Sqrt(x)\n}\n",
+        "test_setup": 'package main\n\nimport (\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n',
+        "test": "func TestRoot(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(2.0, Root(4))\n}\n",
+    },
     {"prefix": "abc", "suffix": "ghi", "middle": "def"},
     {"context": "letters = ", "line": "'abc'"},
 ]
@@ -150,10 +158,23 @@ def test_answers_were_judged_where_nothing_is_in_reach(team: Kube, job: Json) ->
     uri = job["status"]["artifacts"]["suites"]["uri"]
     (result,) = json.loads(_read(team, uri, "results.json"))
     assert result["isolation"] in ("filtered", "namespaces")
-    assert (result["trust"], result["invalid"]) == ("process", [])
-    assert [problem["task"] for problem in result["problems"]] == ["code", "code", "infill", "line"]
+    assert (result["trust"], result["invalid"]) == ("program", [])
+    assert [problem["task"] for problem in result["problems"]] == ["code", "code", "code", "infill", "line"]
     (score,) = job["status"]["suiteScores"]
-    assert (score["suite"], score["score"], score["problems"]) == ("pvc://store/own.jsonl", "pass@1", 2)
+    assert (score["suite"], score["score"], score["problems"]) == (
+        "pvc://store/own.jsonl",
+        "pass@1 python",
+        2,
+    )
+
+
+def test_judges_of_each_language_had_nothing_of_the_store(team: Kube, job: Json) -> None:
+    (suites,) = team.list("jobs", "anneal.dev/stage=suites,anneal.dev/finetunejob=code")
+    pod = suites["spec"]["template"]["spec"]
+    assert [judge["name"] for judge in pod["initContainers"]] == ["judge-go", "judge-python"]
+    for judge in pod["initContainers"]:
+        assert ("envFrom" in judge, [each["name"] for each in judge["env"]]) == (False, ["HOME", "TMPDIR"])
+        assert not [each for each in judge["volumeMounts"] if each["name"].startswith(("claim-", "config"))]
 
 
 @pytest.mark.full

@@ -68,6 +68,7 @@ class FineTuneInspection(Model):
     suite_scores: list["SuiteScore"] = Field(
         [], description="Those of suites, when they are published already."
     )
+    judged: list[str] | None = Field(None, description="Languages whose programs the suites run.")
 
 
 class DeploymentKeys(Model):
@@ -86,6 +87,7 @@ class DeploymentInspection(Model):
     keys: DeploymentKeys
     published: dict[str, ArtifactRef] = {}
     gate: "GateResult | None" = Field(None, description="The measurement, when it is published already.")
+    judged: list[str] | None = Field(None, description="Languages whose programs the gate's suites run.")
 
 
 class PublishResult(Model):

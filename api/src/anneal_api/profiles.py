@@ -52,6 +52,14 @@ class Images(Model):
     trainers: str
     serving: str
     triton_trtllm: str = "ghcr.io/anneal/serving-trtllm:26.04"
+    sandboxes: dict[str, str] | None = Field(
+        None,
+        description="Language to the image that its programs are judged in; Python's may be a stage's own.",
+    )
+
+    def judges(self, own: str) -> dict[str, str]:
+        """Return the images that judge programs, by language, for a stage whose own image is `own`."""
+        return {"python": own, **(self.sandboxes or {})}
 
 
 class OperatorConfig(Model):

@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from anneal_evaluation import comparison, records, report, scoring
+from anneal_evaluation.judging import Here
 from anneal_evaluation.results import Settings, SuiteResult
 from anneal_evaluation.sandbox.confine import LEVELS
 from anneal_evaluation.sandbox.runner import Sandbox
@@ -50,9 +51,9 @@ def _run(options: argparse.Namespace) -> str:
         first=options.first,
     )
     model = Endpoint(options.endpoint, options.model, key=os.environ.get("OPENAI_API_KEY", ""))
-    box = Sandbox(required=options.isolation)
+    judges = Here(Sandbox(required=options.isolation))
     results = [
-        scoring.evaluate(files.read(suite), options.model, model, settings, box) for suite in options.suite
+        scoring.evaluate(files.read(suite), options.model, model, settings, judges) for suite in options.suite
     ]
     folder = Path(options.to)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,9 +73,7 @@ def _winrate(options: argparse.Namespace) -> str:
     for result in (result for path in options.results for result in read(path)):
         for score in result.scores:
             table[result.model][f"{result.suite} {score.name}"] = score.value
-    rates = comparison.win_rates(table)
-    rows = [f"| {model} | {rate:.2f} |" for model, rate in sorted(rates.items(), key=lambda pair: -pair[1])]
-    return "\n".join(["| model | WinRate |", "|---|---|", *rows]) + "\n"
+    return report.win_rates(table)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,8 +2,9 @@
 
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from anneal_evaluation import comparison
 from anneal_evaluation.comparison import Comparison
 from anneal_evaluation.results import ProblemResult, Score, SuiteResult
 
@@ -46,6 +47,19 @@ def markdown(results: Sequence[SuiteResult], comparisons: Sequence[Comparison] =
     lines += ["", *(f"{r.suite}, {r.model}: {settings_text(r)}. Samples: {_states(r)}." for r in results)]
     lines += ["", *(f"- {compared(each)}" for each in comparisons)] if comparisons else []
     return "\n".join(lines) + "\n"
+
+
+def win_rates(table: Mapping[str, Mapping[str, float]]) -> str:
+    """Return models from the best to the worst, with the formula and the table that the rates are made of."""
+    rates = comparison.win_rates(table)
+    ranked = sorted(rates, key=lambda model: -rates[model])
+    columns = sorted(table[ranked[0]])
+    rows = [
+        [model, f"{rates[model]:.2f}", *(f"{table[model][name]:.3f}" for name in columns)] for model in ranked
+    ]
+    lines = [["model", "WinRate", *columns], ["---"] * (2 + len(columns)), *rows]
+    formula = f"WinRate: the mean over {len(columns)} columns of {len(ranked)} models - (rank - 1); equal scores share a rank."
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", formula]) + "\n"
 
 
 def compared(found: Comparison) -> str:

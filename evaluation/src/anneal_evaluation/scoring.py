@@ -6,15 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
 
-from anneal_evaluation import languages, likeness, statistics
+from anneal_evaluation import likeness, statistics
+from anneal_evaluation.judges import Judges
+from anneal_evaluation.judging import Case
 from anneal_evaluation.results import ProblemResult, Sample, Score, Settings, SuiteResult
 from anneal_evaluation.sandbox.confine import LEVELS
-from anneal_evaluation.sandbox.runner import Sandbox, Verdict
-from anneal_evaluation.sandbox.wardens import InfrastructureError
+from anneal_evaluation.sandbox.runner import Verdict
 from anneal_evaluation.statistics import Interval
 from anneal_evaluation.suites import asking
 from anneal_evaluation.suites.files import Suite
 from anneal_evaluation.suites.problems import Ask, Problem
+from anneal_evaluation.suites.problems import judged as judged_in
 from anneal_runtime.errors import Refused
 
 MOST_INVALID = 0.1
@@ -43,7 +45,7 @@ Generate = Callable[[Sequence[Request]], Sequence[str]]
 
 
 def evaluate(
-    suite: Suite, model: str, generate: Generate, settings: Settings, box: Sandbox, workers: int = 2
+    suite: Suite, model: str, generate: Generate, settings: Settings, judges: Judges, workers: int = 2
 ) -> SuiteResult:
     """Return the results of a suite.
 
@@ -52,13 +54,13 @@ def evaluate(
     """
     settings = settings.model_copy(update={"wording": asking.VERSION})
     chosen = suite.problems[: settings.first]
-    languages.check([p.language for p in chosen if p.task == "code"])
+    judges.check(judged_in(chosen))
     with ThreadPoolExecutor(workers) as pool:
-        invalid = _invalid(chosen, box, pool)
+        invalid = _invalid(chosen, judges, pool)
         problems = [problem for problem in chosen if problem.name not in invalid]
         answers = list(generate([r for problem in problems for r in _requests(problem, settings)]))
         pairs = list(zip(_repeated(problems, settings), answers, strict=True))
-        judged = list(pool.map(lambda pair: _judged(box, *pair), pairs))
+        judged = list(pool.map(lambda pair: _judged(judges, *pair), pairs))
     results, count = [], settings.samples
     for number, problem in enumerate(problems):
         part = slice(number * count, (number + 1) * count)
@@ -77,14 +79,14 @@ def evaluate(
 
 
 def _trust(problems: Iterable[Problem]) -> str:
-    languages_run = {problem.language for problem in problems if problem.task == "code"}
-    return "" if not languages_run else "process" if languages_run == {"python"} else "program"
+    run = judged_in(problems)
+    return "" if not run else "process" if run == ["python"] else "program"
 
 
-def _invalid(problems: Sequence[Problem], box: Sandbox, pool: ThreadPoolExecutor) -> set[str]:
+def _invalid(problems: Sequence[Problem], judges: Judges, pool: ThreadPoolExecutor) -> set[str]:
     """Return the problems whose own solution does not pass; those without one are taken on trust."""
     known = [problem for problem in problems if problem.task == "code" and problem.wanted]
-    verdicts = list(pool.map(lambda problem: _run(box, problem, problem.wanted), known))
+    verdicts = list(pool.map(lambda problem: _run(judges, problem, problem.wanted), known))
     failed = {p.name: v for p, v in zip(known, verdicts, strict=True) if not v.passed}
     if len(failed) > MOST_INVALID * len(known):
         name, verdict = next(iter(failed.items()))
@@ -105,12 +107,12 @@ def _repeated(problems: Sequence[Problem], settings: Settings) -> Iterable[Probl
     return (problem for problem in problems for _ in range(settings.samples))
 
 
-def _judged(box: Sandbox, problem: Problem, answer: str) -> tuple[Sample, str]:
+def _judged(judges: Judges, problem: Problem, answer: str) -> tuple[Sample, str]:
     kept = asking.kept(problem, answer)
     if problem.task != "code":
         score = _METRICS[problem.task][1](kept, problem.wanted)
         return Sample(answer=answer, state="scored", score=score), ""
-    verdict = _run(box, problem, kept)
+    verdict = _run(judges, problem, kept)
     sample = Sample(
         answer=answer,
         state=verdict.state,
@@ -121,13 +123,8 @@ def _judged(box: Sandbox, problem: Problem, answer: str) -> tuple[Sample, str]:
     return sample, verdict.level
 
 
-def _run(box: Sandbox, problem: Problem, program: str) -> Verdict:
-    try:
-        if problem.language == "python":
-            return box.judge(program, problem.tests, problem.asked, problem.trusted)
-        return languages.judge(box, problem.language, program, problem.tests)
-    except InfrastructureError as error:
-        return Verdict("error", str(error))
+def _run(judges: Judges, problem: Problem, program: str) -> Verdict:
+    return judges.judge(Case(problem.language, program, problem.tests, problem.asked, problem.trusted))
 
 
 def _result(problem: Problem, answers: Sequence[str], samples: list[Sample]) -> ProblemResult:

@@ -180,7 +180,7 @@ def pod_view(pod: Object) -> PodView:
     meta, status = pod["metadata"], pod.get("status", {})
     container: Object = next(iter(status.get("containerStatuses", [])), {})
     state = container.get("state", {})
-    ended, waiting = state.get("terminated", {}), state.get("waiting", {})
+    ended, waiting = state.get("terminated", {}), _beside(status) or state.get("waiting", {})
     scheduled = _condition(status, "PodScheduled", "False") or {}
     annotations = meta.get("annotations", {})
     return PodView(
@@ -204,6 +204,12 @@ def pod_view(pod: Object) -> PodView:
         disruption=(_condition(status, "DisruptionTarget") or {}).get("reason", ""),
         labels=meta.get("labels", {}),
     )
+
+
+def _beside(status: Object) -> Object:
+    """Return why a container that starts before the work waits; the work's own reason is then only that it does."""
+    states = (each.get("state", {}).get("waiting", {}) for each in status.get("initContainerStatuses", []))
+    return next((each for each in states if each.get("reason") != "PodInitializing" and each), {})
 
 
 def _job_uid(meta: Object) -> str:

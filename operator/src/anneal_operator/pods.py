@@ -6,13 +6,15 @@ from typing import Any
 
 from anneal_api.base import GROUP
 from anneal_api.profiles import AcceleratorProfile
-from anneal_api.runs import ENV_POD_UID, RUN_PATH, VOLUME_ROOT
+from anneal_api.runs import ENV_JUDGES, ENV_POD_UID, JUDGES_FOLDER, RUN_PATH, VOLUME_ROOT
 from anneal_operator.decision import Object
 
 USER = 65532
 CONFIG_FOLDER = RUN_PATH.rsplit("/", 1)[0]
 OWNER_ANNOTATION = f"{GROUP}/owner"
 """Full name of the resource a pod works for; a label may have to be shortened."""
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+JUDGE_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 TOLERATED_LOSS = 10
 """Seconds a pod of a lost node is waited for."""
 
@@ -37,6 +39,8 @@ class Work:
     env: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
     service_account: str | None = None
+    judges: Mapping[str, str] = field(default_factory=dict)
+    """Language to the image of the container that judges its programs, apart from what this pod may reach."""
     api_token: bool = False
     grace_seconds: int = 30
     container: Mapping[str, Any] = field(default_factory=dict)
@@ -53,8 +57,9 @@ def template(work: Work, labels: Mapping[str, str], annotations: Mapping[str, st
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": work.grace_seconds,
         "securityContext": pod_security(),
+        **({"initContainers": [_judge(*each) for each in work.judges.items()]} if work.judges else {}),
         "containers": [_container(work)],
-        "volumes": _volumes(work),
+        "volumes": [*_volumes(work), *_judges_volumes(work)],
         **_placement(work.profile),
         **({"serviceAccountName": work.service_account} if work.service_account else {}),
         **work.pod,
@@ -82,7 +87,8 @@ def container_security(added: Sequence[str] = ()) -> Object:
 
 def _container(work: Work) -> Object:
     overlay = work.profile.overlay
-    values = {"HOME": "/tmp", "TMPDIR": "/tmp", **overlay.env, **work.env}
+    judges = {ENV_JUDGES: ",".join(work.judges)} if work.judges else {}
+    values = {"HOME": "/tmp", "TMPDIR": "/tmp", **overlay.env, **judges, **work.env}
     env: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
     env.append({"name": ENV_POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
     return {
@@ -99,6 +105,36 @@ def _container(work: Work) -> Object:
         "volumeMounts": _mounts(work),
         **work.container,
     }
+
+
+def _judge(language: str, image: str) -> Object:
+    """Return a judge: it starts before the work and ends with it, and has no Secret, claim, plan or token."""
+    own = _own_scratch(language)
+    return {
+        "name": f"judge-{language}",
+        "image": image,
+        "command": ["python3", "-m", "anneal_evaluation.judging", language, f"{JUDGES_FOLDER}/{language}"],
+        "workingDir": "/tmp",
+        "restartPolicy": "Always",
+        "env": [{"name": name, "value": "/tmp"} for name in ("HOME", "TMPDIR")],
+        "resources": {"requests": JUDGE_REQUESTS},
+        "securityContext": container_security(),
+        "volumeMounts": [
+            {"name": "judges", "mountPath": JUDGES_FOLDER},
+            {"name": own, "mountPath": "/tmp"},
+            # Where something is mounted the API server mounts no token, which the work may have for its store.
+            {"name": own, "mountPath": TOKEN_FOLDER, "readOnly": True},
+        ],
+    }
+
+
+def _own_scratch(language: str) -> str:
+    return f"judge-{language}"
+
+
+def _judges_volumes(work: Work) -> list[Object]:
+    names = [_own_scratch(language) for language in work.judges]
+    return [{"name": name, "emptyDir": {}} for name in (["judges", *names] if names else [])]
 
 
 def _resources(work: Work) -> Object:
@@ -145,6 +181,7 @@ def _mounts(work: Work) -> list[Object]:
         for n, folder in enumerate(work.mounted_secrets.values())
     ]
     shared = [{"name": "shm", "mountPath": "/dev/shm"}] if _shared_memory(work) else []
+    shared += [{"name": "judges", "mountPath": JUDGES_FOLDER}] if work.judges else []
     return [*fixed, *claims, *secrets, *shared]
 
 

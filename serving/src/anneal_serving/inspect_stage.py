@@ -10,6 +10,7 @@ from anneal_api.artifacts import STAGE_KINDS, File, Manifest, deployment_keys
 from anneal_api.base import ArtifactRef
 from anneal_api.outcome import DeploymentInspection, DeploymentKeys, GateResult
 from anneal_api.runs import DeploymentRun
+from anneal_evaluation.suites.problems import judged
 from anneal_runtime import artifacts, stage, storage
 from anneal_runtime.errors import Refused
 from anneal_serving import builders, hugging_face, suites
@@ -31,16 +32,22 @@ def run(config: DeploymentRun) -> DeploymentInspection:
     manifest = resolve(config)
     model = ArtifactRef(uri=uri, digest=manifest.digest)
     decoder = read_decoder(config, manifest)
+    scored = [suite for suite, _ in suites.with_references(config, manifest)]
     keys = deployment_keys(
         config.spec,
         manifest.digest,
         calibration_digest(config, manifest),
         builders.builder(config.spec, config.accelerator),
-        [suite.digest for suite, _ in suites.with_references(config, manifest)],
+        [suite.digest for suite in scored],
     )
     published = find_published(config, keys)
     return DeploymentInspection(
-        model=model, shape=decoder.shape, keys=keys, published=published, gate=read_gate(published)
+        model=model,
+        shape=decoder.shape,
+        keys=keys,
+        published=published,
+        gate=read_gate(published),
+        judged=judged(problem for suite in scored for problem in suite.problems),
     )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from anneal_api.artifacts import Manifest
 from anneal_api.outcome import GateSuite
 from anneal_api.runs import DeploymentRun
-from anneal_evaluation import comparison, languages, records, scoring
+from anneal_evaluation import comparison, judges, records, scoring
 from anneal_evaluation.in_process import Continue, InProcess, Prompt
 from anneal_evaluation.results import SuiteResult, first_score
-from anneal_evaluation.sandbox.runner import Sandbox
 from anneal_evaluation.suites import files
 from anneal_evaluation.suites.files import Suite
+from anneal_evaluation.suites.problems import judged
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
 from anneal_serving import tensorrt_llm
@@ -34,7 +34,7 @@ def _with_references(config: DeploymentRun, model: Manifest) -> Iterator[tuple[S
     parts = config.model.uri.rstrip("/").rsplit("/", 3)
     for budget in config.spec.gate.suites:
         suite = files.read(budget.name)
-        languages.check([problem.language for problem in suite.problems if problem.task == "code"])
+        judges.chosen().check(judged(suite.problems))
         known = records.found(parts[0], parts[1], model.key, suite.digest) if len(parts) == 4 else None
         if known is None:
             raise Refused(
@@ -54,7 +54,7 @@ def measure(
         return [], []
     held = InProcess(ChatEncoder.load(engine), run, config.spec.engine.max_sequence_length)
     results = [
-        scoring.evaluate(suite, f"{config.name} engine", held, known.settings, Sandbox())
+        scoring.evaluate(suite, f"{config.name} engine", held, known.settings, judges.chosen())
         for suite, known in pairs
     ]
     return [_compared(known, made) for (_, known), made in zip(pairs, results, strict=True)], results

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from anneal_evaluation import comparison, report, scoring, telemetry
+from anneal_evaluation.judging import Here
 from anneal_evaluation.results import Settings, SuiteResult
-from anneal_evaluation.sandbox.runner import Sandbox
 from anneal_evaluation.scoring import Request
 from anneal_evaluation.suites import files
 from anneal_runtime.errors import Refused
@@ -37,7 +37,7 @@ def answers(*texts: str) -> scoring.Generate:
 
 
 def test_answers_are_scored_and_reported(tmp_path: Path) -> None:
-    found = scoring.evaluate(suite(tmp_path, *ROWS), "mine", answers(RIGHT, WRONG), Settings(), Sandbox())
+    found = scoring.evaluate(suite(tmp_path, *ROWS), "mine", answers(RIGHT, WRONG), Settings(), Here())
     (score,) = found.scores
     assert (score.name, score.value, score.problems) == ("pass@1", 0.5, 2)
     assert [s.state for p in found.problems for s in p.samples] == ["passed", "failed"]
@@ -55,7 +55,7 @@ def test_several_samples_give_pass_at_k(tmp_path: Path) -> None:
         asked.extend(requests)
         return [RIGHT, WRONG]
 
-    found = scoring.evaluate(suite(tmp_path, ROWS[0]), "mine", generate, wanted, Sandbox())
+    found = scoring.evaluate(suite(tmp_path, ROWS[0]), "mine", generate, wanted, Here())
     assert {s.name: s.value for s in found.scores} == {"pass@1": 0.5, "pass@2": 1.0}
     assert [(r.seed, r.temperature) for r in asked] == [(0, 0.8), (1, 0.8)]
 
@@ -63,7 +63,7 @@ def test_several_samples_give_pass_at_k(tmp_path: Path) -> None:
 def test_a_suite_whose_own_solutions_fail_is_refused(tmp_path: Path) -> None:
     broken = {**ROWS[0], "canonical_solution": WRONG}
     with pytest.raises(Refused, match="1 of 1 reference solutions fail"):
-        scoring.evaluate(suite(tmp_path, broken), "mine", answers(RIGHT), Settings(), Sandbox())
+        scoring.evaluate(suite(tmp_path, broken), "mine", answers(RIGHT), Settings(), Here())
 
 
 def test_texts_are_scored_without_running_anything(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_texts_are_scored_without_running_anything(tmp_path: Path) -> None:
         {"code": "y", "defect": False},
     ]
     given = answers("b\n", "abxd\n", "a b c d", "Yes.", "yes")
-    found = scoring.evaluate(suite(tmp_path, *rows), "mine", given, Settings(), Sandbox())
+    found = scoring.evaluate(suite(tmp_path, *rows), "mine", given, Settings(), Here())
     values = {s.name: s.value for s in found.scores}
     assert values == pytest.approx({"exact match": 1, "edit similarity": 0.75, "BLEU-4": 1, "F1": 2 / 3})
     assert found.isolation == ""
@@ -86,7 +86,7 @@ def test_a_language_without_toolchain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         Refused, match="programs in cobol cannot be run; python, javascript, cpp, java, go can"
     ):
-        scoring.evaluate(suite(tmp_path, row), "mine", answers(""), Settings(), Sandbox())
+        scoring.evaluate(suite(tmp_path, row), "mine", answers(""), Settings(), Here())
 
 
 def test_a_wrong_line_is_named(tmp_path: Path) -> None:
@@ -129,6 +129,13 @@ def test_win_rates_share_ranks() -> None:
         comparison.win_rates({**table, "c": {"py": 1.0}})
 
 
+def test_a_win_rate_is_told_with_its_formula_and_its_table() -> None:
+    told = report.win_rates({"b": {"py": 0.1, "js": 0.5}, "a": {"py": 0.9, "js": 0.6}}).splitlines()
+    assert told[0] == "| model | WinRate | js | py |"
+    assert told[2:4] == ["| a | 2.00 | 0.600 | 0.900 |", "| b | 1.00 | 0.500 | 0.100 |"]
+    assert told[-1].startswith("WinRate: the mean over 2 columns of 2 models - (rank - 1)")
+
+
 def test_the_page_escapes_answers() -> None:
     assert "<b>" not in report.page([result("a", True)])
 
@@ -137,7 +144,7 @@ def test_the_page_escapes_answers() -> None:
 def test_every_reference_solution_of_human_eval_passes() -> None:
     problems = files.read("humaneval")
     given = [f"```python\n{problem.wanted}\n```" for problem in problems.problems]
-    found = scoring.evaluate(problems, "reference", lambda _: given, Settings(), Sandbox())
+    found = scoring.evaluate(problems, "reference", lambda _: given, Settings(), Here())
     assert (found.scores[0].value, found.scores[0].problems, found.invalid) == (1.0, 164, [])
 
 
@@ -149,7 +156,5 @@ def test_no_wrong_solution_of_human_eval_passes() -> None:
         "    raise SystemExit(0)\n",
         "    class A:\n        __eq__ = lambda a, b: True\n    return A()\n",
     ):
-        found = scoring.evaluate(
-            problems, "wrong", lambda _, wrong=wrong: [wrong] * 164, Settings(), Sandbox()
-        )  # type: ignore[misc]
+        found = scoring.evaluate(problems, "wrong", lambda _, wrong=wrong: [wrong] * 164, Settings(), Here())  # type: ignore[misc]
         assert found.scores[0].value == 0.0

@@ -9,6 +9,7 @@ from world import CONFIG, STORE, World, deployment_inspected, finetunejob, inspe
 
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.modeldeployment import ModelDeploymentSpec
+from anneal_api.outcome import DeploymentInspection, FineTuneInspection
 from anneal_api.profiles import PodOverlay
 from anneal_api.runs import DeploymentRun, FineTuneRun
 from anneal_operator import config as settings
@@ -25,7 +26,20 @@ def tuning_site(**fields: object) -> tuning.Site:
     profile = CONFIG.accelerator(spec.workers.accelerator)
     assert profile is not None
     run = FineTuneRun(namespace="team", name="tune", uid="u", spec=spec, accelerator=profile)
-    return tuning.Site(OWNER, "team", run, "plan", "trainers:1", PLAIN)
+    return tuning.Site(
+        OWNER, "team", run, "plan", "trainers:1", PLAIN, {"python": "trainers:1", "go": "go:1"}
+    )
+
+
+def judged_site(**fields: object) -> tuning.Site:
+    """Return a run whose suites have programs in two languages, with keys of a store."""
+    site = tuning_site(
+        output={"uri": "s3://bucket/runs", "secretRef": {"name": "keys"}},
+        evaluation={"suites": ["humaneval"]},
+        **fields,
+    )
+    found = FineTuneInspection.model_validate({**inspected().result, "judged": ["go", "python"]})
+    return dataclasses.replace(site, run=site.run.model_copy(update={"inspection": found}))
 
 
 def serving_site(store: str = STORE, **fields: object) -> serving.Site:
@@ -52,7 +66,8 @@ def gateway(site: serving.Site, env: dict[str, str] | None = None) -> list[dict]
 
 def all_templates() -> list[tuple[str, dict]]:
     tune, serve = tuning_site(), serving_site()
-    made = [tuning.stage(tune, f"j-{s}", s) for s in ("inspect", "prepare", "evaluate", "export")]
+    made = [tuning.stage(judged_site(), "j-suites", "suites")]
+    made += [tuning.stage(tune, f"j-{s}", s) for s in ("inspect", "prepare", "evaluate", "export")]
     made += [
         tuning.shards(tune, "j-shard", 4),
         tuning.artifact_deletion(tune, "j-delete"),
@@ -75,7 +90,7 @@ def test_every_pod_keeps_to_the_restricted_profile(name: str, template: dict) ->
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
     allowed = {"configMap", "emptyDir", "persistentVolumeClaim"}
     assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
-    for container in pod["containers"]:
+    for container in (*pod["containers"], *pod.get("initContainers", [])):
         inner = container["securityContext"]
         assert inner["allowPrivilegeEscalation"] is False
         assert inner["readOnlyRootFilesystem"] is True
@@ -88,8 +103,8 @@ def test_every_pod_keeps_to_the_restricted_profile(name: str, template: dict) ->
 @pytest.mark.parametrize(("name", "template"), all_templates())
 def test_every_mount_has_its_volume(name: str, template: dict) -> None:
     volumes = {v["name"] for v in template["spec"]["volumes"]}
-    mounts = {m["name"] for m in template["spec"]["containers"][0]["volumeMounts"]}
-    assert mounts == volumes
+    containers = (*template["spec"]["containers"], *template["spec"].get("initContainers", []))
+    assert {m["name"] for container in containers for m in container["volumeMounts"]} == volumes
     assert {m["mountPath"] for m in template["spec"]["containers"][0]["volumeMounts"]} >= {"/tmp", "/work"}
 
 
@@ -334,3 +349,38 @@ def test_names_fit_whatever_the_owner_is_called() -> None:
     for job in world.jobs():
         assert len(job["metadata"]["name"]) <= 52
         assert all(len(value) <= 63 for value in job["metadata"]["labels"].values())
+
+
+def test_judges_have_no_key_no_claim_no_plan_and_no_token() -> None:
+    site = judged_site(serviceAccountName="storage")
+    pod = tuning.stage(site, "j", "suites")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"]
+    (main,), judges = pod["containers"], pod["initContainers"]
+    assert main["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    assert {"name": "ANNEAL_JUDGES", "value": "go,python"} in main["env"]
+    assert [(judge["name"], judge["image"]) for judge in judges] == [
+        ("judge-go", "go:1"),
+        ("judge-python", "trainers:1"),
+    ]
+    for judge in judges:
+        assert (judge["restartPolicy"], "envFrom" in judge) == ("Always", False)
+        assert {each["name"]: each["value"] for each in judge["env"]} == {"HOME": "/tmp", "TMPDIR": "/tmp"}
+        paths = {each["mountPath"]: each["name"] for each in judge["volumeMounts"]}
+        assert paths == {"/judges": "judges", "/tmp": judge["name"], pods.TOKEN_FOLDER: judge["name"]}
+
+
+def test_only_suites_with_programs_have_judges_and_inspection_knows_which_there_are() -> None:
+    site = tuning_site(evaluation={"suites": ["humaneval"]})
+    assert "initContainers" not in tuning.stage(site, "j", "suites")["spec"]["template"]["spec"]
+    main = tuning.stage(site, "j", "inspect")["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "ANNEAL_JUDGES", "value": "go,python"} in main["env"]
+
+
+def test_the_gate_has_the_judges_its_suites_need() -> None:
+    site = serving_site()
+    found = DeploymentInspection.model_validate({**deployment_inspected().result, "judged": ["go", "python"]})
+    images = site.images.model_copy(update={"sandboxes": {"go": "go:1"}})
+    site = dataclasses.replace(site, images=images, run=site.run.model_copy(update={"inspection": found}))
+    judges = serving.stage(site, "j", "gate")["spec"]["template"]["spec"]["initContainers"]
+    assert [judge["image"] for judge in judges] == ["go:1", site.images.serving]
+    assert "initContainers" not in serving.stage(site, "j", "engine")["spec"]["template"]["spec"]

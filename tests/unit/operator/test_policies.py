@@ -69,6 +69,15 @@ def terminated(code: int, message: str = "", at: str = "2026-01-01T00:00:05Z", *
     return [{"state": {"terminated": ended}}]
 
 
+def test_a_judge_whose_image_is_not_there_is_told_like_the_works_own() -> None:
+    waits = {"name": "judge-go", "state": {"waiting": {"reason": "ErrImagePull", "message": "no sandbox-go"}}}
+    held = [{"state": {"waiting": {"reason": "PodInitializing"}}}]
+    found = pod(phase="Pending", containerStatuses=held, initContainerStatuses=[waits])
+    assert (found.waiting_reason, found.waiting_message) == ("ErrImagePull", "no sandbox-go")
+    started = [{"name": "judge-go", "state": {"running": {}}}]
+    assert pod(containerStatuses=held, initContainerStatuses=started).waiting_reason == "PodInitializing"
+
+
 def job(*pods: observed.PodView) -> observed.JobView:
     raw = {"metadata": {"name": "j", "uid": "j", "creationTimestamp": times.stamp(NOW)}}
     return observed.job_view(raw, list(pods))

@@ -70,10 +70,10 @@ def test_suites_are_scored_and_published_once(
 def test_a_suite_that_cannot_be_run_is_refused_before_anything_is_trained(
     make_run: Callable[..., FineTuneRun], tmp_path: Path
 ) -> None:
-    (tmp_path / "go.jsonl").write_text(
-        json.dumps({"name": "p", "language": "go", "prompt": "x", "tests": "y"}) + "\n"
+    (tmp_path / "rust.jsonl").write_text(
+        json.dumps({"name": "p", "language": "rust", "prompt": "x", "tests": "y"}) + "\n"
     )
-    with pytest.raises(Refused, match="programs in go cannot be run"):
-        make_run(evaluation={"suites": [f"file://{tmp_path}/go.jsonl"]})
+    with pytest.raises(Refused, match="programs in rust cannot be run"):
+        make_run(evaluation={"suites": [f"file://{tmp_path}/rust.jsonl"]})
     with pytest.raises(Refused, match="suites are run on the merged model"):
         make_run(evaluation={"suites": ["humaneval"]}, output={"uri": f"file://{tmp_path}", "merge": False})

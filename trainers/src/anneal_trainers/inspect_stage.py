@@ -14,8 +14,9 @@ from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec, Task
 from anneal_api.outcome import FineTuneInspection, FineTuneKeys, Score, TaskFacts
 from anneal_api.runs import FineTuneRun
-from anneal_evaluation import in_process, languages, records
+from anneal_evaluation import in_process, judges, records
 from anneal_evaluation.suites import files
+from anneal_evaluation.suites.problems import judged
 from anneal_runtime import model_shape, storage
 from anneal_runtime.artifacts import identity, reference, uri_of
 from anneal_runtime.chat import ChatEncoder
@@ -62,7 +63,12 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
     suites.problems(spec.data.decontaminate)
     scored = [check_suite(suite, encoder) for suite in spec.evaluation.suites]
     keys = finetune_keys(
-        spec, digest, {task.name: task.digest for task in tasks}, initial, suite_digests, scored
+        spec,
+        digest,
+        {task.name: task.digest for task in tasks},
+        initial,
+        suite_digests,
+        [suite.digest for suite in scored],
     )
     found = _published(run, keys)
     return FineTuneInspection(
@@ -75,6 +81,7 @@ def inspect(run: FineTuneRun) -> FineTuneInspection:
         published=found,
         scores=read_scores(found["evaluate"]) if "evaluate" in found else [],
         suite_scores=records.scores(found["suites"]) if "suites" in found else [],
+        judged=judged(problem for suite in scored for problem in suite.problems),
     )
 
 
@@ -88,13 +95,13 @@ def named(spec: FineTuneJobSpec) -> dict[str, str]:
     }
 
 
-def check_suite(suite: str, encoder: ChatEncoder) -> str:
-    """Return a suite's digest, once all of it can be read, run in this image, and asked of the model."""
+def check_suite(suite: str, encoder: ChatEncoder) -> files.Suite:
+    """Return a suite, once all of it can be read, judged in this cluster, and asked of the model."""
     found = files.read(suite)
     if any(problem.task == "infill" for problem in found.problems):
         in_process.infill_marks(encoder)
-    languages.check([problem.language for problem in found.problems if problem.task == "code"])
-    return found.digest
+    judges.chosen().check(judged(found.problems))
+    return found
 
 
 def task_facts(task: Task, spec: FineTuneJobSpec, encoder: ChatEncoder) -> TaskFacts:

@@ -1,6 +1,6 @@
 """The suites stage: the merged model writes answers, the sandbox says what they are worth.
 
-The model runs in this process and its code in processes that see neither this one nor the store (`anneal_evaluation`).
+The model runs in this process, and what it writes in containers that have no key of the store (`anneal_evaluation.judges`).
 A suite that is published is not run again, so a run that was cut off goes on with the next.
 """
 
@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.outcome import SuitesResult
 from anneal_api.runs import FineTuneRun
-from anneal_evaluation import records, scoring
+from anneal_evaluation import judges, records, scoring
 from anneal_evaluation.in_process import GREEDY, InProcess, Prompt
 from anneal_evaluation.results import SuiteResult
-from anneal_evaluation.sandbox.runner import Sandbox
 from anneal_evaluation.suites import files
 from anneal_evaluation.suites.files import Suite
 from anneal_runtime.artifacts import publishing
@@ -58,7 +57,7 @@ def _result(run: FineTuneRun, suite: Suite) -> SuiteResult:
     known = records.found(store, run.namespace, key, suite.digest)
     if known is not None:
         return known.model_copy(update={"suite": suite.name})
-    made = scoring.evaluate(suite, run.name, load(tuned.exported_folder(run)), GREEDY, Sandbox())
+    made = scoring.evaluate(suite, run.name, load(tuned.exported_folder(run)), GREEDY, judges.chosen())
     records.publish(store, run.namespace, key, made, producer(run, "suites"))
     return made
 

@@ -1,5 +1,6 @@
 """A problem, whatever suite it is of, and the two ways a model is asked."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,11 @@ class Problem:
     asked: tuple[str, ...] = ()
     """Python: names in the tests that are the answer's."""
     stops: tuple[str, ...] = ()
+
+
+def judged(problems: Iterable[Problem]) -> list[str]:
+    """Return the languages whose programs are run to judge the answers."""
+    return sorted({problem.language for problem in problems if problem.task == "code"})
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,20 @@ def _site(
     config: OperatorConfig,
 ) -> Site:
     image = config.images.trainers
-    content = (resources.fixed_part(spec), wire(profile), image)
+    content = (resources.fixed_part(spec), wire(profile), image, *sorted(config.images.sandboxes or {}))
     run = FineTuneRun(
         namespace=draft.namespace, name=draft.name, uid=draft.uid, spec=spec, accelerator=profile
     )
     name = naming.child_name(draft.name, "inspect", draft.uid, *content)
-    return Site(draft.owner, draft.namespace, run, name, image, settings.plain_cpu(config))
+    return Site(
+        draft.owner,
+        draft.namespace,
+        run,
+        name,
+        image,
+        settings.plain_cpu(config),
+        config.images.judges(image),
+    )
 
 
 def _drop_outdated(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site) -> None:

@@ -43,6 +43,7 @@ def run(
         plan.config_map,
         plan.images.trainers,
         settings.plain_cpu(config),
+        plan.images.judges(plan.images.trainers),
     )
     _restore(draft, plan)
     last = ["evaluate", "export"] if plan.run.spec.output.merge else ["evaluate"]

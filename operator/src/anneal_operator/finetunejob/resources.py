@@ -1,7 +1,7 @@
 """Builders of a FineTuneJob's children; every one is a function of the run and nothing else."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from anneal_api.artifacts import canonical
 from anneal_api.base import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, SecretRef, wire
@@ -12,6 +12,7 @@ from anneal_api.runs import (
     ENV_FLIGHT_PIPE,
     ENV_FLIGHT_RECORD,
     ENV_GRACE,
+    ENV_JUDGES,
     ENV_NODES,
     ENV_RENDEZVOUS,
     FLIGHT_PIPE,
@@ -60,6 +61,8 @@ class Site:
     config_map: str
     image: str
     plain: AcceleratorProfile
+    judges: Mapping[str, str] = field(default_factory=dict)
+    """Language to the image that judges its programs."""
 
     def name(self, stage: str, *parts: object) -> str:
         """Return the deterministic name of a child."""
@@ -117,8 +120,16 @@ def _work(site: Site, stage: str, command: str, *, accelerated: bool) -> pods.Wo
         profile=site.run.accelerator if accelerated else site.plain,
         requests=REQUESTS[stage],
         accelerators=1 if accelerated else 0,
+        env={ENV_JUDGES: ",".join(sorted(site.judges))} if stage == "inspect" else {},
+        judges=_judges(site) if stage == "suites" else {},
         service_account=spec.service_account_name,
     )
+
+
+def _judges(site: Site) -> dict[str, str]:
+    """Return the judges that inspection found the suites to need."""
+    needed = (site.run.inspection and site.run.inspection.judged) or []
+    return {language: site.judges[language] for language in needed if language in site.judges}
 
 
 def claims(spec: FineTuneJobSpec) -> dict[str, bool]:

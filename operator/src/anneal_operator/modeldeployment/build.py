@@ -149,7 +149,8 @@ def _inspect_site(
         store=spec.storage.uri or uris.store_of(version.uri) or "",
     )
     site = Site(draft.owner, run, version.run, "", config.images, settings.plain_cpu(config), None)
-    name = site.name("inspect", config.images.serving, profile.model_dump(mode="json"))
+    sandboxes = sorted(config.images.sandboxes or {})
+    name = site.name("inspect", config.images.serving, profile.model_dump(mode="json"), *sandboxes)
     return Site(draft.owner, run, version.run, name, config.images, site.plain, None)
 
 

@@ -7,7 +7,7 @@ from anneal_api.artifacts import STAGE_KINDS, canonical
 from anneal_api.base import LABEL_DEPLOYMENT, LABEL_STAGE, LABEL_VERSION, ArtifactRef, wire
 from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.profiles import AcceleratorProfile, Images
-from anneal_api.runs import GATEWAY_KEY, KEYS_FOLDER, DeploymentRun, GatewayConfig, GatewayVersion
+from anneal_api.runs import ENV_JUDGES, GATEWAY_KEY, KEYS_FOLDER, DeploymentRun, GatewayConfig, GatewayVersion
 from anneal_operator import naming, objects, plan, pods, uris
 from anneal_operator.decision import Object
 
@@ -107,7 +107,16 @@ def _work(site: Site, stage: str) -> pods.Work:
         profile=profile or site.plain,
         requests=REQUESTS[stage],
         accelerators=_accelerators(site, stage) if profile else 0,
+        env={ENV_JUDGES: ",".join(sorted(site.images.judges("")))} if stage == "inspect" else {},
+        judges=_judges(site) if stage == "gate" else {},
     )
+
+
+def _judges(site: Site) -> dict[str, str]:
+    """Return the judges that inspection found the gate's suites to need."""
+    known = site.images.judges(image(site.images, site.run.spec, "gate"))
+    needed = (site.run.inspection and site.run.inspection.judged) or []
+    return {language: known[language] for language in needed if language in known}
 
 
 def _accelerators(site: Site, stage: str) -> int:
