@@ -136,8 +136,11 @@ def test_every_image_comes_from_the_registry_of_an_air_gapped_cluster() -> None:
     pods = [d["spec"]["template"]["spec"] for d in of("Deployment", documents)] + [
         d["spec"] for d in of("Pod", documents)
     ]
-    images = [*config(documents)["images"].values(), *(c["image"] for pod in pods for c in pod["containers"])]
-    assert len(images) == 6
+    named = config(documents)["images"]
+    sandboxes = named.pop("sandboxes")
+    assert sorted(sandboxes) == ["cpp", "go", "java", "javascript"]
+    images = [*named.values(), *(c["image"] for pod in pods for c in pod["containers"]), *sandboxes.values()]
+    assert len(images) == 10
     assert all(image.startswith("mirror.local:5000/hub/anneal/") for image in images)
     assert images[2] == "mirror.local:5000/hub/anneal/serving-trtllm:26.04"
 

@@ -14,7 +14,7 @@ from anneal_api.profiles import AcceleratorProfile
 from anneal_api.runs import DeploymentRun
 from anneal_evaluation import records, scoring
 from anneal_evaluation.in_process import GREEDY
-from anneal_evaluation.sandbox.runner import Sandbox
+from anneal_evaluation.judging import Here
 from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
 from anneal_runtime.errors import Refused
@@ -307,7 +307,7 @@ def test_the_engine_that_will_serve_answers_the_suites_of_the_gate(world: World,
         inspect_stage.run(world.run(**spec))
     settings = GREEDY.model_copy(update={"max_tokens": 8})
     known = scoring.evaluate(
-        files.read(f"file://{path}"), "full", lambda _: ["0", "1", "2"], settings, Sandbox()
+        files.read(f"file://{path}"), "full", lambda _: ["0", "1", "2"], settings, Here()
     )
     records.publish(world.store, "team", "a" * 64, known, Producer())
     config = inspected(world.run(**spec))
