@@ -27,13 +27,16 @@ SHORT = 600
 
 @contextmanager
 def counted(team: Kube) -> Iterator[list[int]]:
-    """Count the replicas whose containers run, those on their way out too, again and again."""
+    """Count the replicas that are not on their way out, again and again.
+
+    One that leaves keeps its accelerator until its streams have ended, and the scheduler gives it to nobody before; of the
+    local cluster's processors there are enough, so that the next one starts beside it.
+    """
     counts, over = [0], threading.Event()
 
     def count() -> None:
         while not over.wait(0.5):
-            found = team.list("pods", f"anneal.dev/modeldeployment={NAME},anneal.dev/stage=serve")
-            counts.append(sum(pod["status"]["phase"] == "Running" for pod in found))
+            counts.append(len(pods(team, "serve")))
 
     thread = threading.Thread(target=count)
     thread.start()
