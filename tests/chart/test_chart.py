@@ -123,6 +123,8 @@ def test_a_digest_wins_over_a_tag() -> None:
         ("metrics.serviceMonitor.interval=often", "interval"),
         ("networkPolicies.monitoring=null", "monitoring"),
         ("trial.accessMode=ReadOnlyMany", "accessMode"),
+        ("prepull[0].accelerator=a10-24g,prepull[0].images={operator}", "prepull"),
+        ("prepull[0].accelerator=h100,prepull[0].images={serving}", "h100 is none of accelerators"),
     ],
 )
 def test_values_are_checked(setting: str, complaint: str) -> None:
@@ -143,6 +145,29 @@ def test_every_image_comes_from_the_registry_of_an_air_gapped_cluster() -> None:
     assert len(images) == 10
     assert all(image.startswith("mirror.local:5000/hub/anneal/") for image in images)
     assert images[2] == "mirror.local:5000/hub/anneal/serving-trtllm:26.04"
+
+
+def test_nodes_of_a_profile_have_its_images_before_they_are_asked_for() -> None:
+    digest = "sha256:" + "0" * 64
+    asked = ["prepull[0].accelerator=a10-24g", "prepull[0].images={serving,tritonTensorRT}"]
+    asked += [f"images.serving.digest={digest}", "accelerators[1].tolerations[0].key=gpu"]
+    asked += ["accelerators[1].overlay.imagePullSecrets={pull}", "accelerators[1].name=a10-24g"]
+    asked += ["accelerators[1].memoryGib=22", "accelerators[1].nodeSelector.pool=serving"]
+    asked += ["accelerators[0].name=cpu", "accelerators[0].memoryGib=8"]
+    documents = render(*(argument for setting in asked for argument in ("--set", setting)))
+    (daemons,) = of("DaemonSet", documents)
+    pod = daemons["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], pod["tolerations"]) == ({"pool": "serving"}, [{"key": "gpu"}])
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    images = config(documents)["images"]
+    assert [c["image"] for c in pod["initContainers"]] == [images["serving"], images["tritonTrtllm"]]
+    for container in pod["initContainers"] + pod["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert not container["resources"].get("limits", {}).keys() - {"memory"}
+    labels = daemons["spec"]["template"]["metadata"]["labels"]
+    assert daemons["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels["app.kubernetes.io/component"] == "prepull"
+    assert not of("DaemonSet", render())
 
 
 def test_profiles_for_plain_nodes_keep_the_names() -> None:

@@ -15,7 +15,8 @@ DIGEST = "sha256:" + "0" * 64
 ON = ["metrics.serviceMonitor", "metrics.prometheusRule", "metrics.dashboard", "disruptionBudgets"]
 VARIANTS = {
     "default": [],
-    "everything": [f"{part}.enabled=true" for part in [*ON, "networkPolicies"]] + ["watchNamespaces={a,b}"],
+    "everything": [f"{part}.enabled=true" for part in [*ON, "networkPolicies"]]
+    + ["watchNamespaces={a,b}", "prepull[0].accelerator=a10-24g,prepull[0].images={serving}"],
     "namespace": ["rbac.scope=namespace", "secretLabels.enforced=false", "operator.replicas=1"],
     "pinned": [f"images.{name}.digest={DIGEST}" for name in ("operator", "trainers", "serving")],
 }

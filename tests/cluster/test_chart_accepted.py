@@ -27,6 +27,8 @@ EVERYTHING = [
     "stores[0].name=ours",
     "stores[0].prefixes={s3://team-}",
     "trial.storageClassName=fast",
+    "prepull[0].accelerator=a10-24g",
+    "prepull[0].images={trainers,serving,tritonTensorRT}",
 ]
 ELSEWHERE = "monitoring.coreos.com/v1"
 Environment = dict[str, str]
