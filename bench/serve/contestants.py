@@ -21,7 +21,6 @@ from safetensors import safe_open
 from anneal_api.base import wire
 from anneal_api.runs import DeploymentRun, GatewayConfig, GatewayVersion
 from anneal_runtime import artifacts
-from anneal_runtime.chat import ChatEncoder
 from anneal_serving import stages
 from anneal_serving.openvino_ir import MODEL
 from serve.measure import Answer, Job, parse
@@ -84,7 +83,6 @@ def all_of(model: str, folder: Path) -> Iterator[dict[str, Contestant]]:
     """Start everything on the model's INT4 artifact, made if there is none yet."""
     run = deployed.planned(model, "awq", f"file://{smollm2.CACHE}/store", LIMITS)
     engine, weights = deployed.compiled(run), parameters(model)
-    ends = ChatEncoder.load(engine).eos_ids
     with contextlib.ExitStack() as stack:
         http, grpc, metrics, port, other = free_ports(5)
         url, ours = f"http://127.0.0.1:{port}", bits((engine / MODEL).with_suffix(".bin"), weights)
@@ -102,19 +100,17 @@ def all_of(model: str, folder: Path) -> Iterator[dict[str, Contestant]]:
         process = stack.enter_context(driver(inside))
         made = {
             GATEWAY: Contestant(
-                stack.enter_context(driver([*load, "http", url, name, "{}"])), [front, triton], ours
+                stack.enter_context(driver([*load, url, "openai", name, "{}"])), [front, triton], ours
             ),
             TRITON: Contestant(
-                stack.enter_context(driver([*load, "triton", f"127.0.0.1:{grpc}", json.dumps(ends)])),
-                [triton],
-                ours,
+                stack.enter_context(driver([*load, f"http://127.0.0.1:{http}", "triton"])), [triton], ours
             ),
             IN_PROCESS: Contestant(process, [process], ours),
         }
         file = same_bits(folder)
         peer = stack.enter_context(llama(file, other, folder))
         extra = json.dumps({"ignore_eos": True, "cache_prompt": False})
-        asker = stack.enter_context(driver([*load, "http", f"http://127.0.0.1:{other}", "any", extra]))
+        asker = stack.enter_context(driver([*load, f"http://127.0.0.1:{other}", "openai", "any", extra]))
         made[SAME_BITS] = Contestant(asker, [peer], bits(file, weights))
         yield made
 

@@ -187,12 +187,14 @@ class Gateway:
         )
         pieces = self._pieces(ask, record)
         if not ask.stream:
-            whole = await attended(request, _whole(pieces), pieces.aclose)
+            async with attended(request.receive):
+                whole = await _whole(pieces)
             record.status = 200
             usage = Usage(record.prompt_tokens, record.completion_tokens)
             return JSONResponse(form.whole(whole, usage))
         # Errors before the first token have their own status; afterwards only an event is left to say so.
-        first = await attended(request, anext(pieces), pieces.aclose)
+        async with attended(request.receive):
+            first = await anext(pieces)
         record.status = 200
         return Events(self._events(first, pieces, form, ask, record), lambda: self._close(pieces, record))
 
@@ -207,9 +209,8 @@ class Gateway:
     async def _events(
         self, first: Piece, pieces: AsyncGenerator[Piece, None], form: Form, ask: Ask, record: Record
     ) -> AsyncIterator[bytes]:
-        if form.chat:
-            yield answers.event(form.opening())
-        yield answers.event(form.chunk(first))
+        opening = answers.event(form.opening()) if form.chat else b""
+        yield opening + answers.event(form.chunk(first))
         try:
             async for piece in pieces:
                 yield answers.event(form.chunk(piece))

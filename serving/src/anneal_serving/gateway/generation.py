@@ -17,6 +17,9 @@ from anneal_serving.gateway.routes import Route, Routes
 from anneal_serving.gateway.telemetry import Attempt, Record
 from anneal_serving.gateway.text import Transcript
 
+SHORT = 1024
+"""Characters or ids of a prompt that is encoded at once: that takes a millisecond, and so does the way to a thread and back."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -44,6 +47,11 @@ def encode(ask: Ask, route: Route) -> Encoded:
         raise ApiError(400, f"{ask.param}: {error.message}", param=ask.param) from error
     room = within(ask, ids, route.version.max_input_length, route.version.max_sequence_length)
     return Encoded(ids, room, stops)
+
+
+async def _encoded(ask: Ask, route: Route) -> Encoded:
+    """Encode: a long prompt in a thread, so that running streams keep their pace."""
+    return encode(ask, route) if ask.size <= SHORT else await asyncio.to_thread(encode, ask, route)
 
 
 def supported(ask: Ask, runtime: str) -> None:
@@ -186,7 +194,7 @@ class Generator:
     async def _answer(
         self, ask: Ask, route: Route, attempt: Attempt, record: Record, deadline: float
     ) -> AsyncGenerator[Piece, None]:
-        encoded = await asyncio.to_thread(encode, ask, route)
+        encoded = await _encoded(ask, route)
         record.prompt_tokens = len(encoded.ids)
         size = len(encoded.ids) + encoded.max_tokens
         lease = await route.balancer.acquire(size, _left(deadline), prefix_of(encoded.ids))

@@ -3,8 +3,9 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -14,7 +15,6 @@ from anneal_serving.gateway.errors import ApiError
 
 BODY_LIMIT = 16 << 20
 _IDENTITY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-T = TypeVar("T")
 
 
 class ClientGone(Exception):
@@ -32,35 +32,37 @@ class Events(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(ClientGone):
+                async with attended(receive):
+                    await self.stream_response(send)
         finally:
             await self._close()
 
 
-async def attended(request: Request, work: Coroutine[Any, Any, T], close: Callable[[], Awaitable[None]]) -> T:
-    """Return the result of `work` while the client waits for it.
+@asynccontextmanager
+async def attended(receive: Receive) -> AsyncIterator[None]:
+    """Let the block run while the client waits for it.
 
     Raises:
-        ClientGone: it does no longer; `work` was cancelled.
+        ClientGone: it does no longer; what the block awaited was cancelled.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_disconnected(request))
+    task = asyncio.current_task()
+    assert task is not None
+    watch = asyncio.create_task(_cancel_when_gone(task, receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
+        yield
+    except asyncio.CancelledError:
+        if watch.done() and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
-        for each in (task, gone):
-            each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-        if task.cancelled() or task.exception() is not None:
-            await close()
+        watch.cancel()
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _cancel_when_gone(task: "asyncio.Task[Any]", receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
+    task.cancel()
 
 
 async def body_of(request: Request) -> bytes:

@@ -4,25 +4,26 @@ Tensors are those of the tensorrtllm backend, which both runtimes speak.
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
-from tritonclient.grpc import InferInput, InferRequestedOutput
-from tritonclient.grpc.aio import InferenceServerClient
+from grpc import aio
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
+from tritonclient.utils import serialize_byte_tensor
 
 from anneal_serving.gateway.requests import Ask
 from anneal_serving.triton import tensors
 from anneal_serving.triton.tensors import Tensor
 
+_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 _TYPES: dict[str, type] = {
     "INT32": np.int32,
     "FP32": np.float32,
     "UINT64": np.uint64,
     "BOOL": np.bool_,
-    "STRING": np.object_,
 }
 _CHANNEL = [
     # A node that is cut off sends no end of connection: pings find out within seconds.
@@ -88,12 +89,22 @@ def inputs_of(job: Job) -> list[tuple[Tensor, Any]]:
     ]
 
 
-def new_ids(output_ids: Any, length: Any) -> list[int]:
-    """Return a response's token ids: `output_ids` [1, 1, n], of which `sequence_length` [1, 1] are new."""
-    if output_ids is None or not output_ids.size:
-        return []
-    count = int(length.reshape(-1)[0]) if length is not None else output_ids.size
-    return [int(token) for token in output_ids.reshape(-1)[:count]]
+def request_of(job: Job) -> ModelInferRequest:
+    """Return the request as it goes over the wire (KServe's inference protocol, version 2)."""
+    request = ModelInferRequest(model_name=tensors.MODEL, id=job.identity)
+    for tensor, value in inputs_of(job):
+        kind = "BYTES" if tensor.kind == "STRING" else tensor.kind
+        request.inputs.add(name=tensor.name, datatype=kind, shape=np.shape(value))
+        request.raw_input_contents.append(_raw(tensor, value))
+    for tensor in tensors.CPU_OUTPUTS if job.ask.logprobs else tensors.OUTPUTS:
+        request.outputs.add(name=tensor.name)
+    return request
+
+
+def _raw(tensor: Tensor, value: Any) -> bytes:
+    if tensor.kind == "STRING":
+        return bytes(serialize_byte_tensor(np.array(value, np.object_)).item())
+    return np.array(value, _TYPES[tensor.kind]).tobytes()
 
 
 @dataclass(frozen=True)
@@ -104,12 +115,15 @@ class Step:
     logprobs: list[float]
 
 
-def step_of(result: Any) -> Step:
-    """Return a response's new tokens."""
-    length = result.as_numpy(tensors.SEQUENCE_LENGTH.name)
-    logprobs = result.as_numpy(tensors.OUTPUT_LOG_PROBS.name)
-    found = [] if logprobs is None else [float(value) for value in logprobs.reshape(-1)]
-    return Step(new_ids(result.as_numpy(tensors.OUTPUT_IDS.name), length), found)
+def step_of(response: Any) -> Step:
+    """Return the new tokens of a ModelInferResponse: of `output_ids` the first `sequence_length`."""
+    names = [output.name for output in response.outputs]
+    found = dict(zip(names, response.raw_output_contents, strict=True))
+    ids, lengths, logprobs = (
+        np.frombuffer(found.get(tensor.name, b""), _TYPES[tensor.kind]).tolist()
+        for tensor in (tensors.OUTPUT_IDS, tensors.SEQUENCE_LENGTH, tensors.OUTPUT_LOG_PROBS)
+    )
+    return Step(ids[: lengths[0]] if lengths else ids, logprobs)
 
 
 class Source(Protocol):
@@ -117,6 +131,17 @@ class Source(Protocol):
 
     def stream(self, address: str, job: Job, timeout: float) -> AsyncGenerator[Step, None]:
         """Yield what the replica at `address` generates; see Replicas.stream."""
+
+
+class _Link:
+    """A connection to a replica. The service's method streams both ways; what we have to say is one message, and sent as
+    such it goes out with the call's beginning and end in one piece."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = aio.insecure_channel(address, options=_CHANNEL)
+        self.ask = self.channel.unary_stream(
+            _METHOD, ModelInferRequest.SerializeToString, ModelStreamInferResponse.FromString
+        )
 
 
 class Replicas:
@@ -128,7 +153,7 @@ class Replicas:
 
     def __init__(self, known: Callable[[], Collection[str]]) -> None:
         self._known = known
-        self._clients: dict[str, InferenceServerClient] = {}
+        self._links: dict[str, _Link] = {}
         self._streams: Counter[str] = Counter()
 
     async def stream(self, address: str, job: Job, timeout: float) -> AsyncGenerator[Step, None]:
@@ -140,12 +165,12 @@ class Replicas:
             TimeoutError: `timeout` seconds were not enough.
         """
         self._streams[address] += 1
-        call = self._client(address).stream_infer(_requests(job), stream_timeout=timeout)
+        call = self._link(address).ask(request_of(job), timeout=timeout)
         try:
-            async for result, error in call:
-                if error is not None:
-                    raise _error(error.message())
-                yield step_of(result)
+            async for response in call:
+                if response.error_message:
+                    raise _error(response.error_message)
+                yield step_of(response.infer_response)
         except grpc.RpcError as error:
             raise _rpc_error(error) from error
         finally:
@@ -153,33 +178,15 @@ class Replicas:
             self._streams[address] -= 1
             await self._prune()
 
-    def _client(self, address: str) -> InferenceServerClient:
-        if address not in self._clients:
-            self._clients[address] = InferenceServerClient(address, channel_args=_CHANNEL)
-        return self._clients[address]
+    def _link(self, address: str) -> _Link:
+        if address not in self._links:
+            self._links[address] = _Link(address)
+        return self._links[address]
 
     async def _prune(self) -> None:
-        for address in set(self._clients).difference(self._known()):
+        for address in set(self._links).difference(self._known()):
             if not self._streams[address]:
-                await self._clients.pop(address).close()
-
-
-async def _requests(job: Job) -> AsyncIterator[dict[str, Any]]:
-    outputs = tensors.CPU_OUTPUTS if job.ask.logprobs else tensors.OUTPUTS
-    yield {
-        "model_name": tensors.MODEL,
-        "request_id": job.identity,
-        "inputs": [_input(tensor, value) for tensor, value in inputs_of(job)],
-        "outputs": [InferRequestedOutput(tensor.name) for tensor in outputs],
-    }
-
-
-def _input(tensor: Tensor, value: Any) -> InferInput:
-    array: Any = np.array(value, _TYPES[tensor.kind])
-    kind = "BYTES" if tensor.kind == "STRING" else tensor.kind
-    found = InferInput(tensor.name, list(array.shape), kind)
-    found.set_data_from_numpy(array)
-    return found
+                await self._links.pop(address).channel.close()
 
 
 def _error(message: str) -> Exception:

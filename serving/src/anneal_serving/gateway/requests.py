@@ -141,6 +141,12 @@ class Ask:
         return self.greedy or self.seeded
 
     @property
+    def size(self) -> int:
+        """Characters of the prompt, or its ids."""
+        turns = sum(len(turn["content"]) for turn in self.chat or ())
+        return turns + len(self.prompt or ()) + len(self.suffix or "")
+
+    @property
     def param(self) -> str:
         """The field that holds the prompt."""
         return "prompt" if self.chat is None else "messages"

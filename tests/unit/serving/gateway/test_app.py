@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.gateway_front import Echo, Front, version_of
 
 from anneal_runtime.chat import ChatEncoder
+from anneal_serving.gateway import generation
 from anneal_serving.gateway.app import Gateway
 from anneal_serving.gateway.balancer import Balancer
 from anneal_serving.gateway.keys import Keys
 from anneal_serving.gateway.replicas import Failed, InvalidGuide, Step, Unavailable
-from anneal_serving.gateway.routes import Routes
+from anneal_serving.gateway.requests import Ask
+from anneal_serving.gateway.routes import Route, Routes
 
 
 def text_of(response: httpx.Response) -> str:
@@ -123,6 +126,63 @@ async def test_a_replica_is_changed_only_before_the_first_token(front: Front) ->
 async def test_an_engine_that_refuses_is_not_the_clients_fault(front: Front) -> None:
     front.script.raises = [Failed("no")]
     assert (await front.chat()).status_code == 500
+
+
+async def test_an_answer_that_takes_too_long_is_504(front: Front) -> None:
+    front.script.raises = [TimeoutError()]
+    refused = await front.chat()
+    assert refused.status_code == 504
+    assert "requestTimeoutSeconds" in error_of(refused)["message"]
+
+
+async def test_another_model_is_404(front: Front) -> None:
+    refused = await front.chat(model="other")
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "model_not_found")
+    assert "'tiny'" in error_of(refused)["message"]
+
+
+async def test_a_body_beyond_the_limit_is_413(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anneal_serving.gateway.http.BODY_LIMIT", 1000)
+    assert (await front.chat("x" * 100)).status_code == 200
+    refused = await front.chat("x" * 1000)
+    assert refused.status_code == 413
+    assert error_of(refused)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/embeddings", 404), ("GET", "/v1/completions", 405)]
+)
+async def test_what_is_not_served_is_said_in_openais_shape(
+    front: Front, method: str, path: str, status: int
+) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(front.app), base_url="http://g") as client:
+        refused = await client.request(method, path)
+    assert refused.status_code == status
+    assert "/openapi.json" in error_of(refused)["message"]
+
+
+async def test_without_a_route_the_client_is_asked_to_come_again(front: Front) -> None:
+    front.router.current = None
+    refused = await front.chat()
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert error_of(refused)["code"] == "not_ready"
+
+
+@pytest.mark.parametrize("length", [10, 2000])
+async def test_a_long_prompt_is_encoded_beside_the_loop(
+    front: Front, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front.route(version_of(max_input_length=4096, max_sequence_length=8192))
+    threads = []
+
+    def noted(ask: Ask, route: Route) -> generation.Encoded:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return encode(ask, route)
+
+    encode = generation.encode
+    monkeypatch.setattr(generation, "encode", noted)
+    assert text_of(await front.chat("x " * (length // 2))) == "def f"
+    assert threads == [length < generation.SHORT]
 
 
 async def test_usage_comes_last_when_asked_for(front: Front) -> None:

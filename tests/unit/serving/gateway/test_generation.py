@@ -1,19 +1,21 @@
 """Token ids the gateway sends are those training saw, and requests that do not fit are refused."""
 
 import json
+import struct
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.gateway_front import version_of
 from tests.tiny_model import write_tiny_model
+from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving.gateway import requests
 from anneal_serving.gateway.balancer import Balancer
 from anneal_serving.gateway.errors import ApiError
 from anneal_serving.gateway.generation import encode
-from anneal_serving.gateway.replicas import Job, inputs_of, new_ids
+from anneal_serving.gateway.replicas import Job, Step, inputs_of, request_of, step_of
 from anneal_serving.gateway.routes import Route
 
 TURNS = [
@@ -95,6 +97,22 @@ def test_temperature_zero_is_greedy() -> None:
     assert (sent["temperature"], sent["runtime_top_k"]) == ([[1.0]], [[1]])
 
 
+def test_a_request_is_one_message_of_raw_tensors() -> None:
+    guide = ask(response_format={"type": "regex", "regex": "é"}, prompt="x", logprobs=0)
+    sent = request_of(Job("id", [7, 8, 9], 5, [2, 0], guide))
+    assert (sent.model_name, sent.id) == ("tensorrt_llm", "id")
+    raw = dict(zip([each.name for each in sent.inputs], sent.raw_input_contents, strict=True))
+    ids = next(each for each in sent.inputs if each.name == "input_ids")
+    assert (ids.datatype, list(ids.shape), raw["input_ids"]) == ("INT32", [1, 3], struct.pack("<3i", 7, 8, 9))
+    # Texts are length and UTF-8, as Triton's binary tensor data has them.
+    assert raw["guided_decoding_guide"] == struct.pack("<i", 2) + "é".encode()
+    assert [each.name for each in sent.outputs] == ["output_ids", "sequence_length", "output_log_probs"]
+
+
 def test_only_new_ids_of_a_response_count() -> None:
-    assert new_ids(np.array([[[4, 5, 6]]]), np.array([[2]])) == [4, 5]
-    assert new_ids(None, None) == []
+    response = ModelInferResponse()
+    for name, value in (("sequence_length", [2]), ("output_ids", [4, 5, 6])):
+        response.outputs.add(name=name, datatype="INT32", shape=[1, 1, len(value)])
+        response.raw_output_contents.append(np.array(value, np.int32).tobytes())
+    assert step_of(response) == Step([4, 5], [])
+    assert step_of(ModelInferResponse()) == Step([], [])
