@@ -31,6 +31,7 @@ from anneal_serving import (
 )
 from anneal_serving.checkpoint import Checkpoint
 from anneal_serving.divergence import Tally
+from anneal_serving.triton import serve
 
 from .conftest import World
 
@@ -270,14 +271,16 @@ def test_one_position_of_massive_activations_hides_no_layer() -> None:
 
 
 def test_an_engine_of_another_version_is_refused_before_it_loads(
-    deployed: tuple[DeploymentRun, GateResult], monkeypatch: pytest.MonkeyPatch
+    deployed: tuple[DeploymentRun, GateResult], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(gate, "openvino_logits", lambda *_: pytest.fail("loaded"))
     monkeypatch.setattr(builders.metadata, "version", lambda _: "2020.1")
-    with pytest.raises(
-        Refused, match=r"built by openvino-202\d\.\d.* and would be loaded by openvino-2020\.1;"
-    ):
-        gate.run(deployed[0])
+    for loads in (gate.run, lambda run: serve.write_repository(run, tmp_path)):
+        with pytest.raises(
+            Refused, match=r"built by openvino-202\d\.\d.* and would be loaded by openvino-2020\.1;"
+        ):
+            loads(deployed[0])
+    assert not (tmp_path / "models").exists()
 
 
 def test_an_engine_for_another_compute_capability_is_refused() -> None:

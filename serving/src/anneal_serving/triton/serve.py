@@ -16,7 +16,7 @@ from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused, StageError
-from anneal_serving import stages
+from anneal_serving import builders, stages
 from anneal_serving.triton import ranks, repository, supervisor
 
 HTTP_PORT = 8000
@@ -54,8 +54,13 @@ def main() -> int:
 
 
 def write_repository(run: DeploymentRun, work: Path) -> None:
-    """Open the run's engine and write the model repository for it."""
+    """Open the run's engine and write the model repository for it.
+
+    Raises:
+        Refused: the engine was built for another version or compute capability.
+    """
     folder, manifest = artifacts.open_artifact(stages.uri_of(run, "engine"), work / "cache")
+    builders.check(manifest.metadata["builder"], run.spec, run.accelerator)
     plan = repository.Plan(
         engine=run.spec.engine,
         folder=folder,
