@@ -119,14 +119,17 @@ def test_both_loops_of_the_cuda_path_take_the_same_steps(tmp_path: Path) -> None
     assert len(work.job.steps) == gpu.STEPS
 
 
-def test_a_saves_stall_is_the_steps_until_it_is_staged_less_as_many_usual_ones() -> None:
-    usual = [stall.Cost(wall, 0.9, 0.0, 0.0) for wall in (1.0, 1.0, 1.1, 5.0)]
-    touched = [[stall.Cost(1.05 + wall, 0.95, 0.5, 0.001)] * 3 for wall in (0.1, 0.0, 0.4)]
-    shown = {figure.figure: figure for figure in stall.timings(usual, touched)}
-    assert shown["checkpoint: stall, staging included"].value == pytest.approx(200)
+def test_a_stall_is_what_steps_with_a_save_take_longer_than_steps_in_rounds_without() -> None:
+    around = np.asarray([1000.0, 900.0, 0.0, 0.0])
+    touched = [np.asarray([[1150.0 + more, 950.0, 500.0, 1.0]] * 3) for more in (0, -100, 300)]
+    noise = [np.asarray([[1030.0 + more, 900.0, 0.0, 0.0]] * 3) for more in (0, -50, 500)]
+    rounds = [stall.Round(True, during, around) for during in touched]
+    rounds += [stall.Round(False, during, around) for during in noise]
+    shown = {figure.figure: figure for figure in stall.timings(rounds)}
+    assert shown["checkpoint: stall, staging included"].value == pytest.approx(240)
     assert shown["checkpoint: stall, staging included"].met is False
-    assert shown["checkpoint: of that, waiting for the staging copy"].value == pytest.approx(2)
+    assert shown["checkpoint: of the stall, waiting for the staging copy"].value == pytest.approx(2)
     assert shown["checkpoint: from its begin until it is written"].value == 3
-    assert shown["checkpoint: what all of these take longer"].value == pytest.approx(300)
+    assert shown["checkpoint: what all of these take longer"].value == pytest.approx(360)
     assert shown["checkpoint: of that, CPU time of the loop's thread"].value == pytest.approx(150)
     assert shown["checkpoint: CPU time of the thread that copies and writes"].value == pytest.approx(1500)
