@@ -29,7 +29,7 @@ OUTSIDE = {OUTSIDE!r}
 def reached(name):
     try:
         exec(OUTSIDE[name])
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return False
     return True
 def environment():

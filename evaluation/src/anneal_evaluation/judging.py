@@ -7,6 +7,7 @@ its environment, no claim, no token. The standard library alone is needed there.
 """
 
 import json
+import signal
 import socketserver
 import sys
 from collections.abc import Iterable
@@ -82,6 +83,8 @@ class _Handler(socketserver.StreamRequestHandler):
 
 def main(language: str, place: str) -> None:
     """Judge programs of a language until this process is ended."""
+    # The first process of a container is not ended by a signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     languages.check([language])  # and prepare what its first program would wait for
     Server(Path(place)).serve_forever()
 

@@ -71,3 +71,6 @@ def test_a_judge_needs_the_standard_library_alone_and_holds_no_key(tmp_path: Pat
         finally:
             process.terminate()
     assert found.passed, found
+    assert (
+        process.returncode == 0
+    )  # by its own handler: as a container's first process it would not be ended otherwise
