@@ -49,8 +49,8 @@ class State:
     Of each task: `consumed` units and `drawn` tokens taken, its sampling `shares`, `passes` over its rows,
     `task_history` its losses at validations [validations, tasks], `raised_at` the validation its share was
     last raised at. `coba` is CoBa's own state. `sha256` covers every other field
-    and the sum of the tensors' file, XXH3 of 128 bits: it finds damage as surely and takes a seventh of the time, in
-    which steps run beside it.
+    and the sum of the tensors' file, XXH3 of 128 bits: it finds damage, though not forgery, in a seventh of SHA-256's
+    time, in which steps run beside it.
     """
 
     step: int = 0
