@@ -25,6 +25,7 @@ import xxhash
 from safetensors.torch import load_file
 
 from anneal_runtime import tensor_file
+from anneal_runtime.direct_file import DirectFile
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import flush_to_disk, is_local, resolve
 from anneal_trainers.records.runs import names_in, storage_away
@@ -161,7 +162,7 @@ def _stream(path: Path, tensors: Tensors) -> str:
     ordered = dict(sorted(tensors.items()))
     specs = {n: tensor_file.Spec(_CODES[t.dtype], t.itemsize, tuple(t.shape)) for n, t in ordered.items()}
     digest = xxhash.xxh3_128()
-    with path.open("wb") as file:
+    with DirectFile(path) as file:
         for piece in itertools.chain([tensor_file.begin(specs)[0]], *map(_pieces, ordered.values())):
             digest.update(piece)
             file.write(piece)
