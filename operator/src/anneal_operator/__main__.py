@@ -48,7 +48,7 @@ def main() -> int:
     cluster = CachedCluster(
         CountedCluster(RestCluster.connect(leader.writing), figures), handlers.OWNERS.values()
     )
-    recorder = Recorder(cluster)
+    recorder = Recorder(cluster, busy=lambda: figures.queue_depth() > 0)
     recorder.start()
     reconciler = Reconciler(cluster, HttpPods(), settings, metrics=figures, tell=recorder.tell)
     watch = handlers.Watch(reconciler, settings, cluster)

@@ -34,6 +34,8 @@ OWNERS = {"FineTuneJob": LABEL_JOB, "ModelDeployment": LABEL_DEPLOYMENT}
 PLURALS = {plural: kind for kind, (_, plural) in KINDS.items()}
 SETTLE = 0.2
 """Seconds for which news of a child, or of what this operator itself has written, is collected: several come at once."""
+PATIENCE = 20.0
+"""Seconds for which news that can wait gives way, in a burst, to what has yet to be made and to what has ended."""
 STALL_SECONDS = 120.0
 """A queue that has not turned for so long is dead."""
 
@@ -110,22 +112,24 @@ class Watch:
             self._cache.hear((kind, namespace), event["type"], event["object"])
         elif self._cache:
             self._cache.listed((kind, namespace))
-        if event:
-            tell = self._resource if kind in RESOURCES else self._child
-            await tell(body=event["object"])
+        if event and kind in RESOURCES:
+            await self._resource(body=event["object"])
+        elif event:
+            await self._child(body={**event["object"], "kind": kind})
 
     async def _resource(self, body: Mapping[str, Any], **_: Any) -> None:
         meta = body["metadata"]
         known = body.get("status", {}).get("observedGeneration") == meta.get("generation")
-        self._add(Key(str(body["kind"]), meta["namespace"], meta["name"]), SETTLE if known else 0.0)
+        soon = (SETTLE, PATIENCE) if known else (0.0, 0.0)
+        self._add(Key(str(body["kind"]), meta["namespace"], meta["name"]), *soon)
         self._follow(body)
 
     async def _child(self, body: Mapping[str, Any], **_: Any) -> None:
-        meta = body["metadata"]
+        meta, patience = body["metadata"], PATIENCE if begins(body) else 0.0
         for kind, label in OWNERS.items():
             if label in meta.get("labels", {}):
                 name = meta.get("annotations", {}).get(OWNER_ANNOTATION, meta["labels"][label])
-                self._add(Key(kind, meta["namespace"], name), SETTLE)
+                self._add(Key(kind, meta["namespace"], name), SETTLE, patience)
 
     def _follow(self, body: Mapping[str, Any]) -> None:
         """Remember which deployments follow which jobs, and look at them when such a job changes."""
@@ -138,9 +142,19 @@ class Watch:
             if _follows(model, meta):
                 self._add(Key("ModelDeployment", meta["namespace"], name))
 
-    def _add(self, key: Key, delay: float = 0.0) -> None:
+    def _add(self, key: Key, delay: float = 0.0, patience: float = 0.0) -> None:
         if self._queue is not None:
-            self._queue.add(key, delay)
+            self._queue.add(key, delay, patience)
+
+
+def begins(child: Mapping[str, Any]) -> bool:
+    """Return whether a child is only on its way: nothing that has failed, ended or is being deleted."""
+    if "deletionTimestamp" in child["metadata"]:
+        return False
+    status = child.get("status", {})
+    if child["kind"] == "Pod":
+        return bool(status.get("phase") == "Pending")
+    return child["kind"] in ("Job", "Service", "ConfigMap") and not status.get("conditions")
 
 
 def _follows(model: Mapping[str, Any], job: Mapping[str, Any]) -> bool:

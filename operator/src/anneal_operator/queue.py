@@ -1,5 +1,6 @@
 """Which resource to look at, and when: keys with due times, one worker a key, a bounded number of workers.
 
+Where more is due than there are workers, a look with patience gives way to what came up to so many seconds after it.
 A key that is asked for while a worker has it is looked at once more afterwards, however often it was asked for. An
 error is tried again with growing delays; events do not cut a delay short, or a failing key would spin.
 """
@@ -10,12 +11,23 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 FIRST_DELAY, LONGEST_DELAY = 0.5, 120.0
 Work = Callable[[K], Awaitable[datetime | None]]
+
+
+class Turn(NamedTuple):
+    """When a key may be looked at, and its place among those that may."""
+
+    due: float
+    place: float
+
+    def sooner(self, other: "Turn | None") -> "Turn":
+        """Return the earlier of both, in both."""
+        return self if other is None else Turn(min(self.due, other.due), min(self.place, other.place))
 
 
 class Queue(Generic[K]):
@@ -25,38 +37,46 @@ class Queue(Generic[K]):
         self._work = work
         self._clock = clock
         self._slots = asyncio.Semaphore(workers)
-        self._due: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []
+        self._turns: dict[K, Turn] = {}
+        self._later: list[tuple[float, int, K]] = []
+        """By due time; what no longer agrees with `_turns` is passed over, here and among the ready."""
+        self._ready: list[tuple[float, int, K]] = []
+        """What is due, by place."""
         self._order = 0
         self._busy: set[K] = set()
-        self._again: dict[K, float] = {}
+        self._again: dict[K, Turn] = {}
         """Keys that were asked for while a worker had them, and when to look again."""
         self._failures: dict[K, int] = {}
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.last_turn = self._time()
 
-    def add(self, key: K, delay: float = 0.0) -> None:
-        """Look at `key` after `delay` seconds, or sooner if that is planned already."""
+    def add(self, key: K, delay: float = 0.0, patience: float = 0.0) -> None:
+        """Look at `key` after `delay` seconds, or sooner if that is planned already; it can wait `patience` more."""
         due = self._time() + delay
+        turn = Turn(due, due + patience)
         if key in self._busy:
-            self._again[key] = min(due, self._again.get(key, due))
+            self._again[key] = turn.sooner(self._again.get(key))
         elif key not in self._failures:
-            self._plan(key, due)
+            self._plan(key, turn)
 
     @property
     def depth(self) -> int:
         """How many keys are due and wait for a worker; may be asked from any thread."""
         now = time.monotonic()  # which is the loop's clock
-        return sum(due <= now for due in list(self._due.values()))
+        return sum(turn.due <= now for turn in list(self._turns.values()))
 
-    def _plan(self, key: K, due: float) -> None:
-        if key in self._due and self._due[key] <= due:
-            return
-        self._due[key] = due
+    def _plan(self, key: K, turn: Turn) -> None:
+        planned = self._turns.get(key)
+        turn = turn.sooner(planned)
+        if turn != planned:
+            self._turns[key] = turn
+            heapq.heappush(self._later, (turn.due, self._next_order(), key))
+            self._woken.set()
+
+    def _next_order(self) -> int:
         self._order += 1
-        heapq.heappush(self._heap, (due, self._order, key))
-        self._woken.set()
+        return self._order
 
     async def run(self) -> None:
         """Hand out work until cancelled."""
@@ -73,20 +93,33 @@ class Queue(Generic[K]):
     async def _next(self) -> K:
         while True:
             self._woken.clear()
-            wait = self._until_due()
-            if wait is not None and wait <= 0:
-                due, _, key = heapq.heappop(self._heap)
-                if self._due.get(key) == due and key not in self._busy:
-                    del self._due[key]
-                    return key
-                continue
+            self._ripen()
+            if (key := self._first()) is not None:
+                return key
+            wait = self._later[0][0] - self._time() if self._later else 1.0
             try:
-                await asyncio.wait_for(self._woken.wait(), timeout=1.0 if wait is None else min(wait, 1.0))
+                await asyncio.wait_for(self._woken.wait(), timeout=min(wait, 1.0))
             except TimeoutError:
                 self.last_turn = self._time()
 
-    def _until_due(self) -> float | None:
-        return self._heap[0][0] - self._time() if self._heap else None
+    def _ripen(self) -> None:
+        """Move what is due to its place."""
+        now = self._time()
+        while self._later and self._later[0][0] <= now:
+            due, order, key = heapq.heappop(self._later)
+            turn = self._turns.get(key)
+            if turn and turn.due == due:
+                heapq.heappush(self._ready, (turn.place, order, key))
+
+    def _first(self) -> K | None:
+        """Take the first of the ready."""
+        while self._ready:
+            place, _, key = heapq.heappop(self._ready)
+            turn = self._turns.get(key)
+            if turn and turn.place == place and turn.due <= self._time():
+                del self._turns[key]
+                return key
+        return None
 
     def _start(self, key: K) -> None:
         self._busy.add(key)
@@ -108,7 +141,8 @@ class Queue(Generic[K]):
             self._busy.discard(key)
             self._slots.release()
         if delay is not None:
-            self._plan(key, self._time() + delay)
+            due = self._time() + delay
+            self._plan(key, Turn(due, due))
         if key in self._again:
             self._plan(key, self._again.pop(key))
 

@@ -1,6 +1,6 @@
 """Writes Events beside the looks that tell them, as every controller's event recorder does.
 
-An Event may come a moment after what it tells of: in a burst, writing what is to run comes first. Its name follows from
+An Event may come a moment after what it tells of: in a burst, what is to run is written first. Its name follows from
 what it says, so one that is there already is told. What no try gets across is dropped with a line in the log; whatever
 an Event says, a condition of the status says too.
 """
@@ -20,6 +20,10 @@ LIMIT = 10_000
 """Events that may wait; further ones are dropped."""
 PAUSES = (0.5, 2.0, 8.0)
 """Seconds between tries when the API server is busy or away."""
+LATEST = 30.0
+"""Seconds for which an Event gives way to looks that wait."""
+GLANCE = 0.2
+"""Seconds between looks at whether any do."""
 
 
 class Recorder:
@@ -30,11 +34,14 @@ class Recorder:
         cluster: Cluster,
         pauses: Sequence[float] = PAUSES,
         sleep: Callable[[float], object] = time.sleep,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cluster = cluster
+        self._busy = busy
+        self._ending = False
         self._pauses = pauses
         self._sleep = sleep
-        self._waiting: queue.Queue[Object] = queue.Queue(LIMIT)
+        self._waiting: queue.Queue[tuple[float, Object]] = queue.Queue(LIMIT)
 
     def start(self) -> None:
         """Write from a thread from now on."""
@@ -43,7 +50,7 @@ class Recorder:
     def tell(self, event: Object) -> None:
         """Have an Event written soon."""
         try:
-            self._waiting.put_nowait(event)
+            self._waiting.put_nowait((time.monotonic(), event))
         except queue.Full:
             log.warning("%d events wait: dropped: %s", LIMIT, event["message"])
 
@@ -62,20 +69,26 @@ class Recorder:
             return
 
     def drain(self, seconds: float) -> None:
-        """Wait so long at most for what has been told to be written."""
+        """Wait so long at most for what has been told to be written, which gives way to nothing any more."""
+        self._ending = True
         end = time.monotonic() + seconds
         while self._waiting.unfinished_tasks and time.monotonic() < end:
             self._sleep(0.05)
 
     def _work(self) -> None:
         while True:
-            event = self._waiting.get()
+            told, event = self._waiting.get()
             try:
+                self._give_way(told + LATEST)
                 self.write(event)
             except Exception:
                 log.exception("an event was not written: %s", event["message"])
             finally:
                 self._waiting.task_done()
+
+    def _give_way(self, until: float) -> None:
+        while self._busy() and not self._ending and time.monotonic() < until:
+            self._sleep(GLANCE)
 
 
 def _passes(error: ApiError) -> bool:
