@@ -1,20 +1,14 @@
-"""What the pages point at exists: files, headings, commands, reasons, folders."""
+"""What the pages point at exists: files, headings, reasons, folders."""
 
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import click
 import pytest
 import yaml
+from documented import PAGES, ROOT
 
-from anneal_cli.__main__ import anneal
-
-ROOT = Path(__file__).parents[3]
-PAGES = sorted(
-    [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-)
 SOURCES = ("api", "runtime", "evaluation", "operator", "trainers", "serving", "cli")
 MODULES = {p: ROOT / p / "src" / f"anneal_{p}" for p in SOURCES}
 
@@ -52,28 +46,6 @@ def test_the_site_has_every_page_once() -> None:
     assert sorted(site) == sorted(there)
 
 
-def commands() -> list[tuple[str, str]]:
-    """Return every `anneal ...` that a page tells the reader to type, with its page."""
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        typed = re.findall(r"`anneal ([^`]+)`", text) + re.findall(r"^ {4,}anneal (.+)$", text, re.MULTILINE)
-        found += [(named(page), line) for line in typed]
-    return found
-
-
-@pytest.mark.parametrize(("page", "line"), commands())
-def test_every_command_of_ours_exists_with_its_options(page: str, line: str) -> None:
-    words = re.sub(r"[\[\]]", "", line).split()
-    options = {o for p in anneal.params if isinstance(p, click.Option) for o in p.opts}
-    while words and words[0] in options:
-        words = words[2:]
-    command = anneal.commands.get(words[0].rstrip(","))
-    assert command is not None, f"{words[0]} is no command"
-    known = {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
-    assert {word for word in words[1:] if re.match(r"--?[a-z]", word)} <= known
-
-
 @cache
 def code() -> str:
     return "\n".join(file.read_text() for folder in MODULES.values() for file in folder.rglob("*.py"))
@@ -99,13 +71,3 @@ def test_contributing_names_files_that_exist() -> None:
         head, _, rest = path.partition("/.../")
         place = MODULES[head] / rest if rest else ROOT / path
         assert place.exists(), f"{path} is not there"
-
-
-def test_targets_of_make_exist() -> None:
-    targets = set(re.findall(r"^([\w%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in PAGES:
-        for target in re.findall(r"\bmake ([a-z][\w-]*)`", page.read_text()):
-            known = target in targets or any(
-                target.startswith(t.removesuffix("%")) for t in targets if t.endswith("%")
-            )
-            assert known, f"{named(page)}: make {target}"
