@@ -7,6 +7,7 @@ the image by its sources, the push by asking the registry.
 import functools
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -157,11 +158,17 @@ def build_code(image: catalogue.Image, tag: str, deps: str) -> None:
     recipe.write_text(
         f"ARG DEPS\n{catalogue.SPLIT}{image.containerfile.read_text().split(catalogue.SPLIT)[1]}"
     )
-    options = ["--build-arg", f"DEPS={deps}", "--build-arg", f"VERSION={version()}", "--pull-never"]
-    bud(local_name(image, tag), recipe, catalogue.ROOT, *options)
+    told = {"DEPS": deps, "VERSION": version(), "REVISION": revision()}
+    options = [word for name, value in told.items() for word in ("--build-arg", f"{name}={value}")]
+    bud(local_name(image, tag), recipe, catalogue.ROOT, *options, "--pull-never")
 
 
 def version() -> str:
+    """Anneal's, as its packages have it."""
+    return str(runpy.run_path(str(catalogue.ROOT / "api/src/anneal_api/version.py"))["VERSION"])
+
+
+def revision() -> str:
     """The commit, marked when the tree differs from it."""
     command = ["git", "-C", str(catalogue.ROOT), "describe", "--always", "--dirty"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Writes what is generated from the types: CRDs (for kubectl and for the chart) and the API reference.
+"""Writes what is generated from the types: CRDs (for kubectl and for the chart), the API reference, and the chart's version.
 
 `python -m anneal_api.generate` writes, with `--check` it compares and names what differs.
 """
@@ -12,16 +12,31 @@ import yaml
 
 from anneal_api.base import API_VERSION
 from anneal_api.crd import RESOURCES, Resource, crd
+from anneal_api.version import VERSION
 
 CRD_FOLDERS = ("manifests/crds", "charts/anneal/files/crds")
 REFERENCE = "docs/reference/api.md"
+CHART = "charts/anneal/Chart.yaml"
 
 
 def files() -> dict[str, str]:
     """Return every generated file's path, relative to the repository, and its text."""
     crds = {f"{r.plural}.yaml": _yaml(crd(r)) for r in RESOURCES}
     generated = {f"{folder}/{name}": text for folder in CRD_FOLDERS for name, text in crds.items()}
-    return {**generated, REFERENCE: reference()}
+    return {**generated, REFERENCE: reference(), CHART: _yaml(chart())}
+
+
+def chart() -> dict[str, str]:
+    """Return what Helm is to know of the chart; it and the application it installs are of one version."""
+    return {
+        "apiVersion": "v2",
+        "name": "anneal",
+        "description": "Fine-tunes code models on a training pool and serves them as INT4 on a serving pool.",
+        "type": "application",
+        "version": VERSION,
+        "appVersion": VERSION,
+        "kubeVersion": ">=1.30.0-0",
+    }
 
 
 def reference() -> str:

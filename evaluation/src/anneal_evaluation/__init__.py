@@ -3,5 +3,3 @@
 Layers: commands > reports and scoring > suites > sandbox. The sandbox's own side in its processes needs the
 standard library alone, and this file imports nothing, so that its processes stay small.
 """
-
-__version__ = "0.1.0"

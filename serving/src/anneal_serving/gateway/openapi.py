@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from anneal_serving import __version__
+from anneal_api.version import VERSION
 from anneal_serving.gateway.requests import ChatRequest, CompletionRequest
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -87,7 +87,7 @@ def document() -> dict[str, Any]:
     gets = ["401", "503"]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Anneal gateway", "version": __version__},
+        "info": {"title": "Anneal gateway", "version": VERSION},
         "security": [{}, {"key": []}],
         "paths": {
             "/v1/models": {"get": _operation("listModels", "The model served here.", "ModelList", gets)},
