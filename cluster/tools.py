@@ -1,6 +1,7 @@
 """The Go binaries: built once from pinned modules, kept in the cache by the hash of their lock file."""
 
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -88,10 +89,9 @@ def need(*modules: str) -> None:
 
 
 def source(module: str, dependency: str) -> pathlib.Path:
-    """Return the folder of a dependency's source, of the pinned version: manifests lie beside the code."""
-    return pathlib.Path(
-        shell.run("go", "-C", MODULES / module, "list", "-m", "-f", "{{.Dir}}", dependency).strip()
-    )
+    """Return the folder of a dependency's source, of the pinned version, fetched if need be: manifests lie beside the code."""
+    told = shell.run("go", "-C", MODULES / module, "mod", "download", "-json", dependency)
+    return pathlib.Path(json.loads(told)["Dir"])
 
 
 def ensure() -> None:

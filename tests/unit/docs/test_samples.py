@@ -150,11 +150,30 @@ def test_every_sample_is_listed() -> None:
     assert [file.name for file in SAMPLES if f"(samples/{file.name})" not in page] == []
 
 
+def exposed(sample: str) -> dict[str, Any]:
+    """Return a sample's objects by kind."""
+    return {d.values[0]["kind"]: d.values[0] for d in documents() if str(d.id).rpartition("-")[0] == sample}
+
+
 def test_the_exposed_service_is_the_gateways() -> None:
-    found = {d.values[0]["kind"]: d.values[0] for d in documents() if str(d.id).startswith("expose-")}
+    found = exposed("expose")
     (rule,) = found["Ingress"]["spec"]["rules"]
     (path,) = rule["http"]["paths"]
     assert path["backend"]["service"] == {
         "name": found["ModelDeployment"]["metadata"]["name"],
         "port": {"number": 80},
     }
+
+
+def test_the_route_leads_to_the_gateways_service_and_waits_as_long() -> None:
+    found = exposed("expose-route")
+    served, (rule,) = found["ModelDeployment"], found["HTTPRoute"]["spec"]["rules"]
+    assert rule["backendRefs"] == [{"name": served["metadata"]["name"], "port": 80}]
+    assert rule["timeouts"] == {"request": f"{served['spec']['gateway']['requestTimeoutSeconds']}s"}
+    (parent,), (listener,) = (
+        found["HTTPRoute"]["spec"]["parentRefs"],
+        found["Gateway"]["spec"]["listeners"],
+    )
+    assert parent == {"name": found["Gateway"]["metadata"]["name"], "sectionName": listener["name"]}
+    assert (listener["protocol"], listener["tls"]["mode"]) == ("HTTPS", "Terminate")
+    assert found["HTTPRoute"]["spec"]["hostnames"] == [listener["hostname"]]
