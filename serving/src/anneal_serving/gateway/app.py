@@ -44,17 +44,24 @@ def main() -> int:
     keys = Keys(Path(os.environ.get(ENV_KEYS, KEYS_FOLDER)))
     gateway = Gateway(Router(path, work / "tokenizers"), keys)
     tracing.configure()
+    server_of(gateway.app(), "0.0.0.0", int(os.environ.get(ENV_PORT, PORT))).run()
+    return 0
+
+
+def server_of(app: Starlette, host: str, port: int) -> uvicorn.Server:
+    """Return the HTTP server of the application."""
     config = uvicorn.Config(
-        gateway.app(),
-        host="0.0.0.0",
-        port=int(os.environ.get(ENV_PORT, PORT)),
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http=http.Protocol,
         log_config=None,
         access_log=False,
         timeout_keep_alive=75,
         server_header=False,
     )
-    uvicorn.Server(config).run()
-    return 0
+    return uvicorn.Server(config)
 
 
 class Gateway:

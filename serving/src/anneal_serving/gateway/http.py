@@ -10,11 +10,38 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anneal_serving.gateway.errors import ApiError
 
 BODY_LIMIT = 16 << 20
+HEAD_LIMIT = 64 << 10
 _IDENTITY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP by httptools, which bounds the application's part alone: here also what is no body, that is a
+    request's line, its headers and the framing of chunks."""
+
+    _beyond = 0
+    """Bytes of this request so far, less twice those of its body: chunks may frame as much as they hold."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; refuse the request where most of it says nothing."""
+        self._beyond += len(data)
+        super().data_received(data)
+        if self._beyond > HEAD_LIMIT and not self.transport.is_closing():
+            self.send_400_response(f"What is no body is longer than {HEAD_LIMIT >> 10} KiB.")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._beyond -= 2 * len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        super().on_message_complete()
+        self._beyond = 0
 
 
 class ClientGone(Exception):

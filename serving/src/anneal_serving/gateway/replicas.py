@@ -19,11 +19,12 @@ from anneal_serving.triton import tensors
 from anneal_serving.triton.tensors import Tensor
 
 _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-_TYPES: dict[str, type] = {
-    "INT32": np.int32,
-    "FP32": np.float32,
-    "UINT64": np.uint64,
-    "BOOL": np.bool_,
+_TYPES: dict[str, np.dtype[Any]] = {
+    "INT32": np.dtype(np.int32),
+    "FP32": np.dtype(np.float32),
+    "UINT64": np.dtype(np.uint64),
+    "BOOL": np.dtype(np.bool_),
+    "STRING": np.dtype(np.object_),
 }
 _CHANNEL = [
     # A node that is cut off sends no end of connection: pings find out within seconds.
@@ -94,17 +95,13 @@ def request_of(job: Job) -> ModelInferRequest:
     request = ModelInferRequest(model_name=tensors.MODEL, id=job.identity)
     for tensor, value in inputs_of(job):
         kind = "BYTES" if tensor.kind == "STRING" else tensor.kind
-        request.inputs.add(name=tensor.name, datatype=kind, shape=np.shape(value))
-        request.raw_input_contents.append(_raw(tensor, value))
+        array = np.array(value, _TYPES[tensor.kind])
+        request.inputs.add(name=tensor.name, datatype=kind, shape=array.shape)
+        raw = serialize_byte_tensor(array).item() if kind == "BYTES" else array.tobytes()
+        request.raw_input_contents.append(raw)
     for tensor in tensors.CPU_OUTPUTS if job.ask.logprobs else tensors.OUTPUTS:
         request.outputs.add(name=tensor.name)
     return request
-
-
-def _raw(tensor: Tensor, value: Any) -> bytes:
-    if tensor.kind == "STRING":
-        return bytes(serialize_byte_tensor(np.array(value, np.object_)).item())
-    return np.array(value, _TYPES[tensor.kind]).tobytes()
 
 
 @dataclass(frozen=True)

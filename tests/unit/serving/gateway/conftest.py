@@ -1,5 +1,9 @@
 """A gateway in this process, in front of scripted replicas."""
 
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ from tests.tiny_model import write_tiny_model
 
 from anneal_api.runs import GatewayConfig
 from anneal_runtime.chat import ChatEncoder
-from anneal_serving.gateway.app import Gateway
+from anneal_serving.gateway.app import Gateway, server_of
 from anneal_serving.gateway.balancer import Balancer
 from anneal_serving.gateway.keys import Keys
 from anneal_serving.gateway.replicas import Step
@@ -40,3 +44,20 @@ def front(encoder: ChatEncoder, tmp_path: Path) -> Front:
     keys = tmp_path / "keys"
     keys.mkdir()
     return Front(script, router, keys, encoder, Gateway(router, Keys(keys), script).app())
+
+
+@pytest.fixture
+def url(front: Front) -> Iterator[str]:
+    """The gateway over HTTP; its lifespan is off, since nobody writes its config."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    server = server_of(front.app, "127.0.0.1", port)
+    server.config.lifespan = "off"
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()

@@ -1,15 +1,10 @@
 """The gateway keeps to its own description, whatever is sent: requests made up from it, and beside it."""
 
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 import schemathesis
-import uvicorn
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -17,7 +12,6 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.gateway_front import Front
 
 from anneal_serving.gateway import openapi
 
@@ -35,22 +29,6 @@ CASES = [
     *((path, POSITIVE) for path in sorted(PATHS)),
     *((path, NEGATIVE) for path in sorted(PATHS) if "post" in PATHS[path]),
 ]
-
-
-@pytest.fixture
-def url(front: Front) -> Iterator[str]:
-    """The gateway over HTTP; its lifespan is off, since nobody writes its config."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(front.app, port=port, lifespan="off", log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.mark.slow
