@@ -19,7 +19,7 @@ from anneal_api.base import LABEL_DEPLOYMENT, LABEL_JOB, LABEL_STAGE
 from anneal_api.outcome import EXIT_CONFIG, EXIT_TRY_AGAIN
 from anneal_api.version import VERSION
 from anneal_cli import chat as endpoint
-from anneal_cli import curves, difference, garbage, planning, policies, reader, report, story
+from anneal_cli import curves, difference, garbage, planning, policies, reader, report, story, waiting
 from anneal_cli import lineage as origins
 from anneal_cli import logs as printed
 from anneal_cli import overview as glance
@@ -244,7 +244,8 @@ def chat(
             messages.append({"role": "user", "content": said})
             body = endpoint.request(service, messages, max_tokens)
             text = ""
-            for piece in endpoint.answer(address, os.environ.get("ANNEAL_API_KEY"), body):
+            answer = endpoint.answer(address, os.environ.get("ANNEAL_API_KEY"), body)
+            for piece in waiting.until_first(service, answer):
                 text += piece
                 click.echo(piece, nl=False) if output == "text" else None
             click.echo() if output == "text" else click.echo(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from anneal_cli import waiting
 from anneal_runtime.errors import Refused, TryAgain
 
 Object = dict[str, Any]
@@ -145,25 +146,36 @@ class Kubectl:
     def _until(self, name: str, phases: tuple[str, ...]) -> Object:
         """Return a pod that has come to one of the phases."""
         looks = 0
-        while True:
-            pod: Object = json.loads(self.run("get", name, "--output", "json"))
-            phase = str(pod["status"].get("phase", "Pending"))
-            if phase in phases:
-                return pod
-            if phase == "Pending" and (reason := waiting(pod, looks * LOOK_SECONDS)):
-                raise TryAgain("ReaderNotStarted", f"{name}: {reason}")
-            time.sleep(LOOK_SECONDS)
-            looks += 1
+        with waiting.shown(name) as tell:
+            while True:
+                pod: Object = json.loads(self.run("get", name, "--output", "json"))
+                phase = str(pod["status"].get("phase", "Pending"))
+                if phase in phases:
+                    return pod
+                if phase == "Pending" and (reason := stuck(pod, looks * LOOK_SECONDS)):
+                    raise TryAgain("ReaderNotStarted", f"{name}: {reason}")
+                tell(f"{name}: {doing(pod)}")
+                time.sleep(LOOK_SECONDS)
+                looks += 1
 
 
-def waiting(pod: Object, seconds: float) -> str:
+def doing(pod: Object) -> str:
+    """Return what a pod is at, in Kubernetes' words: a container's reason to wait, or else the phase."""
+    phase = str(pod["status"].get("phase", "Pending"))
+    reasons = [state["reason"] for state in _waits(pod) if state.get("reason")]
+    return reasons[0] if phase == "Pending" and reasons else phase
+
+
+def _waits(pod: Object) -> list[Object]:
+    return [each.get("state", {}).get("waiting", {}) for each in pod["status"].get("containerStatuses", [])]
+
+
+def stuck(pod: Object, seconds: float) -> str:
     """Return why a pod that has waited for so long will not start; empty where it still may."""
-    status = pod["status"]
-    states = [each.get("state", {}).get("waiting", {}) for each in status.get("containerStatuses", [])]
-    stuck = [state for state in states if state.get("reason") in HOPELESS]
-    if stuck:
-        return f"{stuck[0]['reason']}: {stuck[0].get('message', '')}"
+    hopeless = [state for state in _waits(pod) if state.get("reason") in HOPELESS]
+    if hopeless:
+        return f"{hopeless[0]['reason']}: {hopeless[0].get('message', '')}"
     if seconds < START_SECONDS:
         return ""
-    said = [each["message"] for each in status.get("conditions", []) if each.get("message")]
+    said = [each["message"] for each in pod["status"].get("conditions", []) if each.get("message")]
     return f"it has not started in {seconds:.0f} s: {'; '.join(said) or 'kubectl describe says more'}"

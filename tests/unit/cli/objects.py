@@ -1,5 +1,6 @@
 """Resources and what a store tells, as the commands' tests need them."""
 
+import io
 from typing import Any
 
 from anneal_api.artifacts import Manifest, Producer
@@ -120,3 +121,10 @@ def told(kind: str, key: str, uid: str = UID, **inputs: str) -> dict[str, Any]:
         "bytes": 2**20,
         "manifest": manifest.model_dump(by_alias=True),
     }
+
+
+class Terminal(io.StringIO):
+    """What somebody looks at."""
+
+    def isatty(self) -> bool:
+        return True

@@ -1,5 +1,6 @@
 """The commands from end to end, with a kubectl that answers from files: arguments in, text or JSON and exit codes out."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from objects import STATUS, deployment, job, plan_map, steps, told
+from objects import STATUS, Terminal, deployment, job, plan_map, steps, told
 
 from anneal_cli import completion
 from anneal_cli.__main__ import anneal
-from anneal_cli.kubectl import waiting
+from anneal_cli.kubectl import Kubectl, stuck
 
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >> "$FAKE/calls"
@@ -154,6 +155,27 @@ def test_a_reader_that_is_still_starting_is_waited_for(
     assert len(waits) == 1
 
 
+@pytest.mark.parametrize(("looked_at", "bar"), [(Terminal, True), (io.StringIO, False)])
+def test_a_terminal_is_shown_what_a_reader_waits_for(
+    cluster: Answers, monkeypatch: pytest.MonkeyPatch, looked_at: type[io.StringIO], bar: bool
+) -> None:
+    seen = looked_at()
+    # A bar is drawn ten times a second; here, at once, where the wait would be.
+    monkeypatch.setattr("anneal_cli.kubectl.time.sleep", lambda _: None)
+    monkeypatch.setenv("TERM", "xterm")
+    reads(cluster, steps())
+    state = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    cluster(
+        "get pod/anneal-reader-x --output json",
+        {"status": {"phase": "Pending", "containerStatuses": [state]}},
+    )
+    cluster("get pod/anneal-reader-x --output json.next", {"status": {"phase": "Succeeded"}})
+    monkeypatch.setattr("sys.stderr", seen)
+    assert Kubectl().answer({}) == steps()
+    assert ("pod/anneal-reader-x: ContainerCreating" in seen.getvalue()) is bar
+    assert bar or seen.getvalue() == ""
+
+
 def test_a_reader_that_cannot_start_is_not_waited_for(cluster: Answers, tmp_path: Path) -> None:
     reads(cluster, [])
     state = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
@@ -166,8 +188,8 @@ def test_a_reader_that_cannot_start_is_not_waited_for(cluster: Answers, tmp_path
 
 def test_patience_ends() -> None:
     pod = {"status": {"phase": "Pending", "conditions": [{"message": "0/3 nodes are available"}]}}
-    assert waiting(pod, 299) == ""
-    assert "300 s: 0/3 nodes are available" in waiting(pod, 300)
+    assert stuck(pod, 299) == ""
+    assert "300 s: 0/3 nodes are available" in stuck(pod, 300)
 
 
 def test_a_run_without_steps_says_so(cluster: Answers) -> None:
