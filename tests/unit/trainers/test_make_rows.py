@@ -1,5 +1,6 @@
 """The command writes rows that the prepare stage reads, whole or not at all."""
 
+import io
 import json
 from pathlib import Path
 
@@ -73,3 +74,17 @@ def test_nothing_made_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
             )
         assert caught.value.reason == told
     assert [path.name for path in tmp_path.iterdir()] == ["code"]
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_a_terminal_is_shown_how_far_it_is(
+    code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: bool
+) -> None:
+    seen = io.StringIO()
+    monkeypatch.setattr(seen, "isatty", lambda: looked_at)
+    monkeypatch.setattr("sys.stderr", seen)
+    assert (
+        make_rows.main(["scored", "--from", f"file://{code}", "--to", f"file://{tmp_path}/rows.jsonl"]) == 0
+    )
+    assert ("4 rows [" in seen.getvalue()) is looked_at
+    assert seen.getvalue().endswith("scored: 4 rows\n")

@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from anneal_api.artifacts import Producer, content_key
 from anneal_api.base import ArtifactRef
 from anneal_api.version import VERSION
@@ -97,6 +99,6 @@ def _pre_tokenizer(path: Path) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in KEPT and path.name != "manifest.json":
-            shutil.copyfile(path, target / path.name)
+    kept = [path for path in sorted(source.iterdir()) if path.is_file() and path.suffix in KEPT]
+    for path in tqdm([path for path in kept if path.name != "manifest.json"], unit=" files", disable=None):
+        shutil.copyfile(path, target / path.name)

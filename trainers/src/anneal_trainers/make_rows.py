@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tqdm import tqdm
+
 from anneal_api.finetunejob import Data, Task
 from anneal_runtime.errors import Refused
 from anneal_runtime.storage import resolve
@@ -90,7 +92,7 @@ def written(uri: str, rows: Iterable[dict[str, Any]]) -> int:
     filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     count = 0
     with filesystem.open(f"{path}.partial", "wb") as stream:
-        for row in rows:
+        for row in tqdm(rows, unit=" rows", disable=None):
             stream.write(json.dumps(row).encode() + b"\n")
             count += 1
     if not count:
