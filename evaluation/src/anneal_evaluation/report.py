@@ -12,6 +12,7 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
     "pre{background:#f6f6f6;padding:.8rem;overflow:auto}summary{cursor:pointer}"
+    "h2,p,summary{overflow-wrap:anywhere}table{display:block;overflow-x:auto}"
     ".passed,.scored{color:#17692f}.failed,.crashed,.timeout,.limit{color:#a3211b}.error{color:#8a6100}"
 )
 
@@ -82,7 +83,8 @@ def page(results: Sequence[SuiteResult], comparisons: Sequence[Comparison] = ())
     body = "".join(map(_section, results))
     told = "".join(f"<p>{html.escape(compared(each))}</p>" for each in comparisons)
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Evaluation</title>'
         f"<style>{_STYLE}</style><h1>Evaluation</h1>{told}{body}</html>\n"
     )
 

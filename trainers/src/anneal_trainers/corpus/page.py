@@ -12,6 +12,8 @@ table{border-collapse:collapse;margin:.6rem 0}td,th{padding:.15rem .8rem .15rem 
 td.n{text-align:right;font-variant-numeric:tabular-nums}.bar{background:#4878b0;height:.8rem;min-width:1px}
 .track{width:18rem}pre{background:#f4f6f8;padding:.6rem;white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:.6rem}.muted{color:#66717f}
+h2,h3{overflow-wrap:anywhere}table{display:block;overflow-x:auto}
+@media(max-width:40rem){.pair{grid-template-columns:1fr}.track{width:8rem}}
 """
 _HITS_SHOWN = 200
 
@@ -28,7 +30,8 @@ def page(report: Mapping[str, Any]) -> str:
         _samples(report["samples"]),
     ]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data set</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Data set</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
 
