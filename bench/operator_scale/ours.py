@@ -30,7 +30,7 @@ from operator_scale.plane import Daemon, Object, Plane
 USER = "anneal"
 NAMESPACE = "bench"
 COLLECTION = f"/apis/{API_VERSION}/namespaces/{NAMESPACE}/finetunejobs"
-METRICS_PORT, HEALTH_PORT = 18081, 18080
+METRICS_PORT, HEALTH_PORT = 18091, 18090
 STORE = "pvc://store/anneal"
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 CONFIG = OperatorConfig.model_validate(

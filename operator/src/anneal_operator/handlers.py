@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import kopf
@@ -36,6 +37,8 @@ SETTLE = 0.2
 """Seconds for which news of a child, or of what this operator itself has written, is collected: several come at once."""
 PATIENCE = 20.0
 """Seconds for which news that can wait gives way, in a burst, to what has yet to be made and to what has ended."""
+WORKERS = 32
+"""Looks at once: nearly all of a look is waiting for the API server, whose time goes to whoever asks for more."""
 STALL_SECONDS = 120.0
 """A queue that has not turned for so long is dead."""
 
@@ -48,7 +51,7 @@ class Watch:
         reconciler: Reconciler,
         config: OperatorConfig,
         cache: CachedCluster | None = None,
-        workers: int = 8,
+        workers: int = WORKERS,
     ) -> None:
         self.registry = kopf.OperatorRegistry()
         self.settings = settings()
@@ -56,6 +59,7 @@ class Watch:
         self._config = config
         self._cache = cache
         self._workers = workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="look")
         self._queue: Queue[Key] | None = None
         self._task: asyncio.Task[None] | None = None
         self._models: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -90,9 +94,12 @@ class Watch:
     async def _stop(self, **_: Any) -> None:
         if self._task:
             self._task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self, key: Key) -> Any:
-        return await asyncio.to_thread(self._reconciler.reconcile, key)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._reconciler.reconcile, key
+        )
 
     def trouble(self) -> str:
         """Return why this process is of no use any more; empty when it is."""
@@ -115,7 +122,7 @@ class Watch:
         if event and kind in RESOURCES:
             await self._resource(body=event["object"])
         elif event:
-            await self._child(body={**event["object"], "kind": kind})
+            await self._child(body=event["object"], patience=PATIENCE if begins(kind, event) else 0.0)
 
     async def _resource(self, body: Mapping[str, Any], **_: Any) -> None:
         meta = body["metadata"]
@@ -124,8 +131,8 @@ class Watch:
         self._add(Key(str(body["kind"]), meta["namespace"], meta["name"]), *soon)
         self._follow(body)
 
-    async def _child(self, body: Mapping[str, Any], **_: Any) -> None:
-        meta, patience = body["metadata"], PATIENCE if begins(body) else 0.0
+    async def _child(self, body: Mapping[str, Any], patience: float = 0.0, **_: Any) -> None:
+        meta = body["metadata"]
         for kind, label in OWNERS.items():
             if label in meta.get("labels", {}):
                 name = meta.get("annotations", {}).get(OWNER_ANNOTATION, meta["labels"][label])
@@ -147,14 +154,15 @@ class Watch:
             self._queue.add(key, delay, patience)
 
 
-def begins(child: Mapping[str, Any]) -> bool:
-    """Return whether a child is only on its way: nothing that has failed, ended or is being deleted."""
-    if "deletionTimestamp" in child["metadata"]:
+def begins(kind: str, event: Mapping[str, Any]) -> bool:
+    """Return whether an event shows a child on its way: nothing that has failed, ended, or goes."""
+    child = event["object"]
+    if event["type"] == "DELETED" or "deletionTimestamp" in child["metadata"]:
         return False
     status = child.get("status", {})
-    if child["kind"] == "Pod":
+    if kind == "Pod":
         return bool(status.get("phase") == "Pending")
-    return child["kind"] in ("Job", "Service", "ConfigMap") and not status.get("conditions")
+    return kind in ("Job", "Service", "ConfigMap") and not status.get("conditions")
 
 
 def _follows(model: Mapping[str, Any], job: Mapping[str, Any]) -> bool:

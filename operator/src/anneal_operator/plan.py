@@ -18,7 +18,7 @@ from anneal_operator.decision import Object
 Run = TypeVar("Run", FineTuneRun, DeploymentRun)
 RUN_KEY = RUN_PATH.rsplit("/", 1)[1]
 IMAGES_KEY = "images.json"
-KEPT = 256
+KEPT = 1024
 """Plans that stay parsed: a look reads its plan several times, and the next look the same one, since none changes."""
 
 

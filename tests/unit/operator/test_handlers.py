@@ -9,7 +9,7 @@ from world import CONFIG, NAMESPACE, World, finetunejob, modeldeployment
 
 from anneal_api.profiles import OperatorConfig
 from anneal_operator.cluster.cached import CachedCluster
-from anneal_operator.handlers import OWNERS, SETTLE, STALL_SECONDS, Watch, settings
+from anneal_operator.handlers import OWNERS, PATIENCE, SETTLE, STALL_SECONDS, Watch, settings
 from anneal_operator.pods import OWNER_ANNOTATION
 from anneal_operator.reconciler import Key
 
@@ -20,11 +20,13 @@ class Recorder(Watch):
     def __init__(self, config: OperatorConfig, cache: CachedCluster | None = None) -> None:
         self.seen: list[Key] = []
         self.delays: list[float] = []
+        self.patience: list[float] = []
         super().__init__(World().operator, config, cache)
 
-    def _add(self, key: Key, delay: float = 0.0) -> None:
+    def _add(self, key: Key, delay: float = 0.0, patience: float = 0.0) -> None:
         self.seen.append(key)
         self.delays.append(delay)
+        self.patience.append(patience)
 
 
 def child(labels: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
@@ -56,6 +58,32 @@ async def test_a_new_spec_is_looked_at_at_once_and_an_echo_of_our_own_status_soo
     for seen in (1, 2):
         await watch._resource(body={**job, "status": {"observedGeneration": seen}})
     assert watch.delays == [0.0, SETTLE]
+    assert watch.patience == [0.0, PATIENCE]
+
+
+@pytest.mark.parametrize(
+    ("plural", "type_", "meta", "status", "patience"),
+    [
+        ("jobs", "ADDED", {}, {}, PATIENCE),
+        ("jobs", "MODIFIED", {}, {"active": 1}, PATIENCE),
+        ("jobs", "MODIFIED", {}, {"conditions": [{"type": "Failed", "status": "True"}]}, 0.0),
+        ("jobs", "DELETED", {}, {}, 0.0),
+        ("services", "ADDED", {}, {}, PATIENCE),
+        ("pods", "ADDED", {}, {"phase": "Pending"}, PATIENCE),
+        ("pods", "MODIFIED", {}, {"phase": "Running"}, 0.0),
+        ("pods", "MODIFIED", {}, {"phase": "Failed"}, 0.0),
+        ("pods", "MODIFIED", {"deletionTimestamp": "2026-01-01T00:00:00Z"}, {"phase": "Pending"}, 0.0),
+        ("deployments", "MODIFIED", {}, {}, 0.0),
+    ],
+)
+async def test_what_only_begins_can_wait_and_what_ends_can_not(
+    plural: str, type_: str, meta: dict, status: dict, patience: float
+) -> None:
+    watch = Recorder(CONFIG)
+    made = child({"anneal.dev/finetunejob": "tune"}, {})
+    made["metadata"] |= meta
+    await watch._hear(plural, None, {"type": type_, "object": {**made, "status": status}})
+    assert watch.patience == [patience]
 
 
 async def test_a_child_is_remembered_before_its_owner_is_looked_at() -> None:

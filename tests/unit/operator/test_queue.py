@@ -154,3 +154,51 @@ async def test_news_while_busy_waits_for_its_time_and_cuts_no_delay_of_an_error_
         queue.add("bad", 0.01)
         await asyncio.sleep(0.1)
     assert len(seen) == 3
+
+
+async def test_a_look_with_patience_gives_way_while_workers_are_short_but_not_for_ever() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        await asyncio.sleep(0)
+
+    async with running(work, workers=1) as queue:
+        queue.add("patient", patience=60.0)
+        queue.add("less", patience=30.0)
+        for number in range(3):
+            queue.add(f"new-{number}")
+        await asyncio.sleep(0.05)
+    assert seen == ["new-0", "new-1", "new-2", "less", "patient"]
+
+
+async def test_patience_delays_nothing_while_there_are_workers() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    async with running(work) as queue:
+        queue.add("a", patience=60.0)
+        await asyncio.sleep(0.05)
+    assert seen == ["a"]
+
+
+async def test_urgent_news_takes_patience_from_a_look_that_waits() -> None:
+    seen: list[str] = []
+    release = asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if key == "busy":
+            await release.wait()
+
+    async with running(work, workers=1) as queue:
+        queue.add("busy")
+        await asyncio.sleep(0.01)
+        queue.add("failed", patience=60.0)
+        queue.add("new", patience=1.0)
+        queue.add("failed")
+        release.set()
+        await asyncio.sleep(0.05)
+    assert seen == ["busy", "failed", "new"]

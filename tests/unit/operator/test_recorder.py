@@ -78,3 +78,28 @@ def test_more_than_may_wait_are_dropped_rather_than_waited_for(
         for text in ("a", "b", "c"):
             full.tell(event(text))
     assert "dropped: c" in caplog.text
+
+
+def test_events_give_way_to_looks_that_wait_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, glances, busy = Moody(), [], [True, True, False]
+    written = Recorder(server, sleep=glances.append, busy=lambda: busy.pop(0))
+    written.start()
+    written.tell(event("later"))
+    written._waiting.join()
+    assert (server.order, glances) == (["later"], [recorder.GLANCE] * 2)
+
+    monkeypatch.setattr(recorder, "LATEST", 0.0)
+    late = Recorder(server, sleep=glances.append, busy=lambda: True)
+    late.start()
+    late.tell(event("in any case"))
+    late._waiting.join()
+    assert server.order == ["later", "in any case"]
+
+
+def test_an_operator_that_ends_writes_its_events_whatever_waits() -> None:
+    server = Moody()
+    written = Recorder(server, busy=lambda: True)
+    written.start()
+    written.tell(event("last words"))
+    written.drain(10)
+    assert server.order == ["last words"]

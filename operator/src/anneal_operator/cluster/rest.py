@@ -27,7 +27,8 @@ Request = tuple[str, str, str | None, dict[str, str]]
 Fence = Callable[[], AbstractContextManager[None]]
 """Around every write; may refuse it."""
 PAGE = 500
-CONNECTIONS = 16
+CONNECTIONS = 40
+"""Kept open: one for each look there may be, and the recorder's."""
 
 
 class RestCluster:
