@@ -17,6 +17,8 @@ PAGES = sorted(
         *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     ]
 )
+NOTES = ROOT / "charts" / "anneal" / "templates" / "NOTES.txt"
+"""What helm says after an installation: a command a line, and what it is for."""
 Proof = Literal["parsed", "help", "dry", "syntax", "run", "server", "elsewhere", "allowed"]
 
 ELSEWHERE = {
@@ -69,9 +71,9 @@ class Command(NamedTuple):
 
 def commands() -> list[Command]:
     """Return every command of every page once, in order."""
-    return list(
-        dict.fromkeys(Command(str(page.relative_to(ROOT)), line) for page in PAGES for line in _typed(page))
-    )
+    typed = [(page, line) for page in PAGES for line in _typed(page)]
+    typed += [(NOTES, line) for line in re.findall(r"^  (\w.*?)  ", NOTES.read_text(), re.MULTILINE)]
+    return list(dict.fromkeys(Command(str(page.relative_to(ROOT)), line) for page, line in typed))
 
 
 def proved(*proofs: Proof) -> list[Command]:
