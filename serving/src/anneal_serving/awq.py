@@ -17,6 +17,9 @@ from anneal_serving import compensation, rounding
 ALPHAS = tuple(i / 10 for i in range(11))
 SEARCH_ROWS = 128
 """Output rows that the search of the input scale looks at, spread evenly: the scale is common to all."""
+GRAM_BLOCK = 192
+"""Rows of H summed at once, from the diagonal on: H is symmetric, so what is left of it need not be. On two cores the fastest
+of 96 to 512, with 30 to 40% less time than the whole of H takes."""
 SHRINKS = tuple(sign * (1 - i / 15) for i in range(5) for sign in (1, -1))
 """Factors of a group's widest scale to try. A scale of the other sign sends the opposite end to -8."""
 
@@ -36,15 +39,22 @@ class Observed:
     """What a layer's input looked like: H = X'X and the mean magnitude of every channel."""
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self.gram = torch.zeros(width, width, device=device)
+        self._upper = torch.zeros(width, width, device=device)
         self._magnitude = torch.zeros(width, device=device)
         self._count = 0
 
     def add(self, inputs: Tensor) -> None:
         """Take in the inputs [tokens, in] of one row."""
-        self.gram.addmm_(inputs.T, inputs)
+        for start in range(0, len(self._upper), GRAM_BLOCK):
+            block = inputs[:, start : start + GRAM_BLOCK]
+            self._upper[start : start + GRAM_BLOCK, start:].addmm_(block.T, inputs[:, start:])
         self._magnitude += inputs.abs().sum(0)
         self._count += len(inputs)
+
+    @property
+    def gram(self) -> Tensor:
+        """H [in, in]."""
+        return self._upper.triu() + self._upper.triu(1).T
 
     @property
     def magnitude(self) -> Tensor:
@@ -69,8 +79,9 @@ def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[
     """
     together = torch.cat(weights)
     sample = together[:: max(1, len(together) // SEARCH_ROWS)]
-    prequant = min(_candidates(seen), key=lambda p: _error_at(sample, p, seen, group))
-    scaled, gram = together / prequant, seen.gram * prequant * prequant[:, None]
+    gram = seen.gram
+    prequant = min(_candidates(seen), key=lambda p: _error_at(sample, p, gram, group))
+    scaled, gram = together / prequant, gram * prequant * prequant[:, None]
     nibbles, scales = compensation.compensated(scaled, _best_scales(scaled, gram, group), gram)
     sizes = [len(weight) for weight in weights]
     parts = zip(*(torch.split(whole, sizes) for whole in (scaled, scales, nibbles)), strict=True)
@@ -93,10 +104,10 @@ def _prequant(importance: Tensor) -> Tensor:
     return torch.exp2(-torch.log2(centred).round().clamp(-10, 10))
 
 
-def _error_at(weight: Tensor, prequant: Tensor, seen: Observed, group: int) -> float:
+def _error_at(weight: Tensor, prequant: Tensor, gram: Tensor, group: int) -> float:
     scaled = weight / prequant
     restored = rounding.restored(scaled, rounding.extreme_scales(scaled, group))
-    return _output_error(restored * prequant - weight, seen.gram)
+    return _output_error(restored * prequant - weight, gram)
 
 
 def _output_error(difference: Tensor, gram: Tensor) -> float:

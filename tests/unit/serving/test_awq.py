@@ -57,6 +57,13 @@ def test_gram_does_not_depend_on_how_rows_arrive(inputs: torch.Tensor) -> None:
     assert torch.allclose(observed(inputs).gram, inputs.T @ inputs, rtol=1e-4, atol=1e-2)
 
 
+def test_half_of_gram_is_summed_and_all_of_it_told() -> None:
+    inputs = torch.randn(400, 2 * awq.GRAM_BLOCK + 66, generator=torch.Generator().manual_seed(2))
+    gram = observed(inputs).gram
+    assert torch.equal(gram, gram.T)
+    assert torch.allclose(gram, inputs.T @ inputs, rtol=1e-4, atol=1e-2)
+
+
 def test_awq_beats_rounding_on_planted_outlier_channels(weight: torch.Tensor, inputs: torch.Tensor) -> None:
     plain = restored(awq.round_to_nearest(weight, 64))
     aware = restored(awq.activation_aware([weight], observed(inputs), 64)[0])

@@ -102,6 +102,7 @@ class Batcher:
         self._slots = slots
         self._report = report
         self._reported = Load()
+        self._kv_used = 0.0
         self._changed = threading.Condition()
         self._waiting: deque[_Sequence] = deque()
         self._active: list[_Sequence] = []
@@ -167,6 +168,8 @@ class Batcher:
             self._active = []
             return
         self._active = [sequence for sequence in self._active if self._deliver(sequence)]
+        # Counts blocks of live sequences only.
+        self._kv_used = round(self._pipeline.get_metrics().cache_usage / 100, 3)
 
     def _deliver(self, sequence: _Sequence) -> bool:
         """Hand on the tokens of the last step; return whether the sequence goes on."""
@@ -203,9 +206,7 @@ class Batcher:
         sequence.receiver.tokens([], [], final=True)
 
     def _show(self) -> None:
-        # The pipeline's usage is that of its last step, and counts blocks of live sequences only.
-        used = self._pipeline.get_metrics().cache_usage / 100 if self._active else 0.0
-        load = Load(len(self._waiting), len(self._active), round(used, 3))
+        load = Load(len(self._waiting), len(self._active), self._kv_used if self._active else 0.0)
         if load != self._reported:
             self._reported = load
             self._report(load)
