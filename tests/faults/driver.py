@@ -39,7 +39,7 @@ class Heard(handlers.Watch):
         self._put = add
         super().__init__(operator, world.config)
 
-    def _add(self, key: Key, delay: float = 0.0) -> None:
+    def _add(self, key: Key, delay: float = 0.0, patience: float = 0.0) -> None:
         self._put(key)
 
     def hear(self, obj: Object) -> None:
