@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from anneal_api.artifacts import canonical
 from anneal_api.base import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, SecretRef, wire
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.profiles import AcceleratorProfile
@@ -251,4 +250,4 @@ def changed_fields(planned: FineTuneJobSpec, wanted: FineTuneJobSpec) -> list[st
     if planned == wanted:
         return []
     old, new = fixed_part(planned), fixed_part(wanted)
-    return sorted(name for name in {*old, *new} if canonical(old.get(name)) != canonical(new.get(name)))
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
