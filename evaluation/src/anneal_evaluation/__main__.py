@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from anneal_evaluation import comparison, records, report, scoring
+from anneal_evaluation.harness import tasks
 from anneal_evaluation.judging import Here
 from anneal_evaluation.results import Settings, SuiteResult
 from anneal_evaluation.sandbox.confine import LEVELS
@@ -52,9 +53,12 @@ def _run(options: argparse.Namespace) -> str:
     )
     model = Endpoint(options.endpoint, options.model, key=os.environ.get("OPENAI_API_KEY", ""))
     judges = Here(Sandbox(required=options.isolation))
-    results = [
-        scoring.evaluate(files.read(suite), options.model, model, settings, judges) for suite in options.suite
-    ]
+    results: list[SuiteResult] = []
+    for suite in options.suite:
+        if tasks.is_task_file(suite):
+            results += tasks.evaluate(suite, options.model, model, settings, chat=not options.as_text)
+        else:
+            results.append(scoring.evaluate(files.read(suite), options.model, model, settings, judges))
     folder = Path(options.to)
     folder.mkdir(parents=True, exist_ok=True)
     records.write(folder, results)
@@ -80,7 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="anneal_evaluation", description=__doc__)
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="score a model behind an endpoint")
-    run.add_argument("--suite", action="append", required=True, help="humaneval, or the URI of a .jsonl file")
+    run.add_argument(
+        "--suite",
+        action="append",
+        required=True,
+        help="humaneval, or the URI of a .jsonl file, or of a .yaml task file of lm-eval",
+    )
     run.add_argument(
         "--endpoint", required=True, help="base URL, such as http://host/v1; key in OPENAI_API_KEY"
     )
@@ -91,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--max-tokens", type=int, default=512)
     run.add_argument("--first", type=int, help="only so many problems")
+    run.add_argument(
+        "--as-text", action="store_true", help="tasks of lm-eval: a text to go on from in place of a chat"
+    )
     run.add_argument("--isolation", choices=LEVELS, default="filtered", help="weakest that is good enough")
     run.set_defaults(do=_run)
     compare = commands.add_parser("compare", help="the second model against the first")

@@ -28,7 +28,7 @@ def settings_text(result: SuiteResult) -> str:
     way = "greedy" if not chosen.temperature else f"temperature {chosen.temperature:g}, seed {chosen.seed}"
     parts = [
         f"{chosen.samples} sample{'s' * (chosen.samples > 1)} a problem, {way}, at most {chosen.max_tokens} tokens",
-        f"wording {chosen.wording}",
+        chosen.harness or f"wording {chosen.wording}",
         f"the first {chosen.first} problems" if chosen.first else "",
         f"isolation {result.isolation}" if result.isolation else "",
         "tests run within the program" if result.trust == "program" else "",

@@ -44,12 +44,15 @@ def wilson(passed: int, problems: int) -> Interval:
 
 
 def bootstrap(
-    values: Sequence[Value], statistic: Callable[[Sequence[Value]], float], seed: int = 0
+    values: Sequence[Value],
+    statistic: Callable[[Sequence[Value]], float],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Return a statistic over problems with a percentile bootstrap interval, the problems drawn with replacement."""
     draw = random.Random(seed)
-    found = sorted(statistic(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    tail = round(RESAMPLES * (1 - CONFIDENCE) / 2)
+    found = sorted(statistic(draw.choices(values, k=len(values))) for _ in range(resamples))
+    tail = round(resamples * (1 - CONFIDENCE) / 2)
     return Interval(statistic(values), found[tail], found[-1 - tail])
 
 

@@ -64,7 +64,11 @@ def _plain(suite: str, path: str, raw: Any) -> Any:
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
     if path.endswith((".jsonl", ".json")):
         return raw
-    raise Refused("InvalidSuite", f"{suite} is no .jsonl file (.gz or .zst too); give one JSON object a line")
+    raise Refused(
+        "InvalidSuite",
+        f"{suite} is no .jsonl file (.gz or .zst too); give one JSON object a line. Tasks of lm-eval "
+        "(.yaml) are scored from a shell: python3 -m anneal_evaluation run",
+    )
 
 
 def _problem(suite: str, number: int, line: bytes) -> Problem:
