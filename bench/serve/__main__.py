@@ -23,7 +23,7 @@ TRIALS = 2
 PROMPT, TOKENS = 128, 64
 STREAMS = {1: 4, 8: 16}
 """Streams at once, and prompts of a trial."""
-PAIRS = 40
+PAIRS = 100
 SHORT = (16, 8)
 """Prompt and answer of a pair: shorter than a block of the KV cache, so that none is kept."""
 ADDED_MS, CPU_SHARE = 3.0, 0.10
