@@ -34,6 +34,7 @@ ALLOWED = {
         "starts from NVIDIA's image, tens of gigabytes behind a login, for machines with a GPU"
     ),
     "pip install ./api ./runtime ./operator ./cli": "fetches from a package index into the reader's own environment",
+    "pip install anneal-evaluation[lm-eval]": "fetches from a package index into the reader's own environment",
     "go build": "names what a judge of Go does; nobody types it",
 }
 """What no test runs, and why."""
