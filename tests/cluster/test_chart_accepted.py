@@ -29,6 +29,9 @@ EVERYTHING = [
     "trial.storageClassName=fast",
     "prepull[0].accelerator=a10-24g",
     "prepull[0].images={trainers,serving,tritonTensorRT}",
+    "prepull[0].weights={s3://models/base}",
+    "prepull[0].weightsSize=80Gi",
+    "prepull[0].weightsSecretRef.name=s3-models",
 ]
 ELSEWHERE = "monitoring.coreos.com/v1"
 Environment = dict[str, str]

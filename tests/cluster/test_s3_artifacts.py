@@ -1,9 +1,14 @@
 """Artifacts on a real S3 server, as pods publish and open them: whole or absent, first come first kept."""
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -11,7 +16,8 @@ import s3fs
 from tests.cluster.s3_server import S3Server, s3_server
 
 from anneal_api.artifacts import MANIFEST, Producer
-from anneal_runtime import artifacts, storage
+from anneal_api.runs import ENV_NEARBY
+from anneal_runtime import artifacts, nearby, storage
 from anneal_runtime.errors import Refused, StageError
 
 pytestmark = pytest.mark.cluster
@@ -134,3 +140,40 @@ def test_keys_that_the_server_does_not_take_are_told(monkeypatch: pytest.MonkeyP
         Refused, match="spec.output.uri: s3://artifacts/anneal: the store answers .*correct the keys"
     ):
         storage.check_access({"spec.output.uri": STORE})
+
+
+@contextmanager
+def node_with(uri: str, folder: Path) -> Iterator[str]:
+    """Run what a node with weights runs, until it has the copy; yield its address."""
+    command = [sys.executable, "-m", "anneal_runtime.nearby_server", str(folder), uri]
+    address, wanted = f"http://127.0.0.1:{nearby.PORT}", nearby.listing(uri, *storage.resolve(uri))
+    assert wanted is not None
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 60
+        while not nearby.take(address, wanted, folder / "tried"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_pod_takes_its_nodes_copy_as_long_as_it_is_what_the_store_holds(
+    tmp_path: Path, bucket: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the store was read")
+
+    uri = publish("w" * 100_000)
+    with node_with(uri, tmp_path / "node") as address:
+        monkeypatch.setenv(ENV_NEARBY, address)
+        with monkeypatch.context() as store:
+            store.setattr(s3fs.S3FileSystem, "_get_file", refuse)
+            folder, _ = artifacts.open_artifact(uri, tmp_path / "pod")
+            assert (folder / "part" / "weights").read_text() == "w" * 100_000
+        bucket.pipe_file(f"{uri.removeprefix('s3://')}/part/weights", b"v" * 100_000)
+        with pytest.raises(Refused, match="is not what was published"):
+            artifacts.open_artifact(uri, tmp_path / "later")

@@ -42,3 +42,40 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- else -}}[]
 {{- end -}}
 {{- end }}
+
+{{- define "anneal.prepullLabels" -}}
+app.kubernetes.io/name: anneal
+app.kubernetes.io/component: prepull
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* What is made for an entry of prepull: (list $ entry). */}}
+{{- define "anneal.prepullName" -}}
+{{ include "anneal.name" (index . 0) }}-prepull-{{ (index . 1).accelerator }}
+{{- end }}
+
+{{/* Where a node's weights are handed out: anneal_runtime.nearby.PORT. */}}
+{{- define "anneal.nearbyPort" -}}
+8095
+{{- end }}
+
+{{/* Accelerator profiles as the operator gets them: pods of those whose nodes have weights are told where to ask. */}}
+{{- define "anneal.accelerators" -}}
+{{- $root := . -}}
+{{- $profiles := list -}}
+{{- range $profile := .Values.accelerators -}}
+{{- range $wanted := $root.Values.prepull -}}
+{{- if and $wanted.weights (eq $wanted.accelerator $profile.name) -}}
+{{- $address := printf "http://%s.%s.svc:%s" (include "anneal.prepullName" (list $root $wanted)) $root.Release.Namespace (include "anneal.nearbyPort" $root) -}}
+{{- $profile = mergeOverwrite (deepCopy $profile) (dict "overlay" (dict "env" (dict "ANNEAL_NEARBY" $address))) -}}
+{{- end -}}
+{{- end -}}
+{{- $profiles = append $profiles $profile -}}
+{{- end -}}
+{{- toYaml $profiles -}}
+{{- end }}
+
+{{/* Says something where any entry of prepull has weights. */}}
+{{- define "anneal.hasWeights" -}}
+{{- range .Values.prepull }}{{ if .weights }}weights{{ end }}{{ end -}}
+{{- end }}

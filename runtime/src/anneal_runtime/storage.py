@@ -10,7 +10,8 @@ from typing import Any
 
 import fsspec
 
-from anneal_api.runs import ENV_VOLUMES, VOLUME_ROOT
+from anneal_api.runs import ENV_NEARBY, ENV_VOLUMES, VOLUME_ROOT
+from anneal_runtime import nearby
 from anneal_runtime.errors import Refused
 
 _LOCAL = ("pvc", "file")
@@ -82,7 +83,8 @@ def check_access(fields: Mapping[str, str]) -> None:
 def local(uri: str, cache: Path) -> Path:
     """Return a local path with the content of `uri`: the path itself, or a whole copy under `cache`.
 
-    Of several processes of a pod that ask for one copy, one makes it and the others wait.
+    Of several processes of a pod that ask for one copy, one makes it and the others wait. Where the node has a copy of
+    what the store holds, it is made of that (`nearby`).
 
     Raises:
         Refused: nothing is there.
@@ -97,9 +99,19 @@ def local(uri: str, cache: Path) -> Path:
         if not target.exists():
             partial = target.with_name(target.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            filesystem.get(path, str(partial), recursive=bool(filesystem.isdir(path)))
+            if not _taken_nearby(uri, partial):
+                shutil.rmtree(partial, ignore_errors=True)
+                filesystem.get(path, str(partial), recursive=bool(filesystem.isdir(path)))
             partial.rename(target)
     return target
+
+
+def _taken_nearby(uri: str, target: Path) -> bool:
+    address = os.environ.get(ENV_NEARBY)
+    if not address:
+        return False
+    wanted = nearby.listing(uri, *resolve(uri))
+    return wanted is not None and nearby.take(address, wanted, target)
 
 
 @contextlib.contextmanager
