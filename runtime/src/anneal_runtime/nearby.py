@@ -24,7 +24,8 @@ _CONTENT_IDS = ("ETag", "blob_id", "created")
 _CONNECT_SECONDS = 2
 _SILENCE_SECONDS = 30
 """How long bytes may stay away before the store is asked instead."""
-_CHUNK = 1 << 20
+CHUNK = 1 << 16
+"""Bytes of a tar that are read and written at once."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def take(address: str, wanted: Listing, target: Path) -> bool:
     """
     try:
         return _take(address, wanted, target)
-    except (OSError, http.client.HTTPException, tarfile.TarError) as error:
+    except Exception as error:  # whatever is wrong with the answer, the store has the files
         print(f"{address}: {error or type(error).__name__}; asking the store", file=sys.stderr, flush=True)
         return False
 
@@ -89,7 +90,7 @@ def _unpack(stream: Any, sizes: Mapping[str, int], target: Path) -> None:
         tarfile.TarError: something else than the files of `sizes` is in it, or not all of them are.
     """
     missing = dict(sizes)
-    with tarfile.open(fileobj=stream, mode="r|", copybufsize=_CHUNK) as archive:
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
         for member in archive:
             if not member.isreg() or missing.pop(member.name, None) != member.size:
                 raise tarfile.ReadError(f"{member.name!r} is not what the store lists")

@@ -23,7 +23,6 @@ from anneal_runtime.errors import Refused, TryAgain
 HEALTH = "/healthz"
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
 """Seconds between two tries to copy what could not be copied."""
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, copy: Copy) -> None:
         try:
-            with tarfile.open(fileobj=self.wfile, mode="w|", bufsize=_CHUNK, copybufsize=_CHUNK) as archive:
+            with tarfile.open(fileobj=self.wfile, mode="w|", bufsize=nearby.CHUNK) as archive:
                 for name in copy.listed.sizes:
                     archive.add(copy.folder / name, arcname=name, recursive=False)
         except OSError as error:

@@ -164,6 +164,7 @@ HOSTILE = {
     "device": tar(member("empty", type=tarfile.CHRTYPE), *WHOLE[:2]),
     "unlisted": tar(*WHOLE, member("run.py", b"x")),
     "twice": tar(*WHOLE, WHOLE[0]),
+    "absurd time": tar(member("config.json", b"{}", pax_headers={"mtime": "1e400"}), *WHOLE[1:]),
     "other size": tar(member("config.json", b"{} "), *WHOLE[1:]),
 }
 
