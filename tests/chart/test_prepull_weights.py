@@ -1,10 +1,12 @@
 """Weights on the nodes of a profile: who copies them, who is told of them, and who may reach them."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 import yaml
-from rendered import helm, of, render
+from rendered import helm, of
+from rendered import render as rendered_anew
 from test_network_policies import OPERATOR, PODS, lets, peer
 
 from anneal_api.profiles import OperatorConfig
@@ -21,6 +23,10 @@ ENTRY = {
 WEIGHTS = [w for key, value in ENTRY.items() for w in ("--set", f"prepull[0].{key}={value}")]
 KEYS = ["--set", "prepull[0].weightsSecretRef.name=keys"]
 PREPULL = ("system", OPERATOR | {"app.kubernetes.io/component": "prepull"})
+
+
+render = cache(rendered_anew)
+"""One rendering for all who ask the same."""
 
 
 def daemons(*arguments: str) -> dict[str, Any]:
@@ -138,8 +144,6 @@ def test_where_all_namespaces_are_watched_pods_on_accelerators_of_all_are_let_in
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        ("weightsSize=null", "weightsSize"),
-        ("weights=null", "weights"),
         ("weights={pvc://claim/model}", "weights"),
         ("weights={s3://bucket}", "weights"),
         ("weightsSize=much", "weightsSize"),
@@ -150,3 +154,11 @@ def test_values_of_weights_are_checked(changed: str, complaint: str) -> None:
     done = helm(*WEIGHTS, "--set", f"prepull[0].{changed}")
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["weights", "weightsSize"])
+def test_weights_and_their_room_are_named_together(missing: str) -> None:
+    named = [f"prepull[0].{key}={value}" for key, value in ENTRY.items() if key != missing]
+    done = helm(*(word for setting in named for word in ("--set", setting)))
+    assert done.returncode != 0
+    assert f"'{missing}'" in done.stderr

@@ -190,10 +190,18 @@ def test_the_same_answer_without_its_fault_is_taken(
         assert taken(uri, tmp_path / "pod") == FILES
 
 
-def handler(body: bytes) -> type[BaseHTTPRequestHandler]:
+def test_what_comes_with_a_refusal_is_no_copy(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, forged = stored(), tar(WHOLE[0], member("part/weights", b"x" * 100_000), WHOLE[2])
+    with running(HTTPServer(("127.0.0.1", 0), handler(forged, 404)), monkeypatch):
+        assert taken(uri, tmp_path / "pod") == FILES
+
+
+def handler(body: bytes, status: int = 200) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(body)
 
