@@ -22,7 +22,9 @@ QUICK_START = "manifests/samples/quickstart.yaml"
 READERS_OWN = {"NAME": "quickstart", "RUN": "0a1b2c3d", "my.yaml": QUICK_START}
 DRY = {r"kubectl (.* )?delete ": "--dry-run=server", r"helm uninstall ": "--dry-run"}
 ATTEMPTED = json.dumps({"status": {"attempts": [{"number": 1, "records": "pvc://store/records"}]}})
+PREPULL = "accelerator: a100-80g, images: [trainers], weights: [s3://models/base], weightsSize: 100Gi"
 WORLD = (
+    f"helm upgrade anneal charts/anneal --namespace anneal-system --reuse-values --values - <<< 'prepull: [{{{PREPULL}}}]'",
     "kubectl create namespace anneal-quickstart",
     f"kubectl apply -f {QUICK_START}",
     f"kubectl apply -n anneal-quickstart -f {QUICK_START}",
@@ -30,7 +32,7 @@ WORLD = (
     "kubectl run any --image=any",
     f"kubectl patch ftj NAME --subresource status --type merge -p '{ATTEMPTED}'",
 )
-"""What a reader has when reading on: the quick start in both namespaces, an attempt of it, and a pod."""
+"""What a reader has when reading on: weights on nodes, the quick start in both namespaces, an attempt of it, and a pod."""
 LEASE = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
 
 
