@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+from tqdm import tqdm
 
 from anneal_evaluation.scoring import Request
 from anneal_runtime.errors import Refused, TryAgain
@@ -45,13 +46,17 @@ class Endpoint:
 
     async def _all(self, requests: Sequence[Request]) -> list[str]:
         turn = asyncio.Semaphore(self._at_once)
+        bar = tqdm(total=len(requests), desc=self._model, unit=" answers", disable=None)
         async with httpx.AsyncClient(**self._client) as client:  # type: ignore[arg-type]
 
             async def one(request: Request) -> str:
                 async with turn:
-                    return await self._answer(client, request)
+                    answer = await self._answer(client, request)
+                bar.update()
+                return answer
 
-            return list(await asyncio.gather(*map(one, requests)))
+            with bar:
+                return list(await asyncio.gather(*map(one, requests)))
 
     async def _answer(self, client: httpx.AsyncClient, request: Request) -> str:
         path, body = _put(self._model, request)

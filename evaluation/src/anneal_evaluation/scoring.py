@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
 
+from tqdm import tqdm
+
 from anneal_evaluation import likeness, statistics
 from anneal_evaluation.judges import Judges
 from anneal_evaluation.judging import Case
@@ -60,7 +62,8 @@ def evaluate(
         problems = [problem for problem in chosen if problem.name not in invalid]
         answers = list(generate([r for problem in problems for r in _requests(problem, settings)]))
         pairs = list(zip(_repeated(problems, settings), answers, strict=True))
-        judged = list(pool.map(lambda pair: _judged(judges, *pair), pairs))
+        found = pool.map(lambda pair: _judged(judges, *pair), pairs)
+        judged = list(tqdm(found, "answers judged", len(pairs), disable=None))
     results, count = [], settings.samples
     for number, problem in enumerate(problems):
         part = slice(number * count, (number + 1) * count)
@@ -86,7 +89,8 @@ def _trust(problems: Iterable[Problem]) -> str:
 def _invalid(problems: Sequence[Problem], judges: Judges, pool: ThreadPoolExecutor) -> set[str]:
     """Return the problems whose own solution does not pass; those without one are taken on trust."""
     known = [problem for problem in problems if problem.task == "code" and problem.wanted]
-    verdicts = list(pool.map(lambda problem: _run(judges, problem, problem.wanted), known))
+    found = pool.map(lambda problem: _run(judges, problem, problem.wanted), known)
+    verdicts = list(tqdm(found, "reference solutions judged", len(known), disable=None))
     failed = {p.name: v for p, v in zip(known, verdicts, strict=True) if not v.passed}
     if len(failed) > MOST_INVALID * len(known):
         name, verdict = next(iter(failed.items()))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import kopf
+import uvloop
 
 from anneal_api.base import API_VERSION, GROUP, LABEL_DEPLOYMENT, LABEL_JOB, VERSION
 from anneal_api.profiles import OperatorConfig
@@ -197,12 +198,14 @@ def _login(**kwargs: Any) -> Any:
 def run(watch: Watch, config: OperatorConfig) -> None:
     """Run until a signal comes, or a watch cannot go on."""
     log.info("serving %s in %s", API_VERSION, ", ".join(config.namespaces) or "all namespaces")
-    kopf.run(
-        registry=watch.registry,
-        settings=watch.settings,
-        standalone=True,
-        # kopf would ask for a user name, and a container's user has none.
-        identity="anneal",  # type: ignore[arg-type]
-        clusterwide=not config.namespaces,
-        namespaces=config.namespaces,
-    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        kopf.run(
+            loop=runner.get_loop(),
+            registry=watch.registry,
+            settings=watch.settings,
+            standalone=True,
+            # kopf would ask for a user name, and a container's user has none.
+            identity="anneal",  # type: ignore[arg-type]
+            clusterwide=not config.namespaces,
+            namespaces=config.namespaces,
+        )

@@ -5,10 +5,11 @@ upgrade of the operator or a change of its settings never reaches a run in fligh
 """
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from anneal_api.artifacts import canonical, content_key
+from anneal_api.artifacts import canonical
 from anneal_api.base import wire
 from anneal_api.profiles import Images
 from anneal_api.runs import RUN_PATH, DeploymentRun, FineTuneRun
@@ -29,11 +30,8 @@ class Plan(Generic[Run]):
     config_map: str
     run: Run
     images: Images
-
-    @functools.cached_property
-    def identity(self) -> str:
-        """Short name of exactly this plan."""
-        return content_key([wire(self.run), wire(self.images)])[:12]
+    identity: str
+    """Short name of exactly this plan."""
 
 
 def text(run: FineTuneRun | DeploymentRun) -> str:
@@ -47,6 +45,11 @@ def freeze(metadata: Object, run: FineTuneRun | DeploymentRun, images: Images) -
     return objects.config_map(metadata, data, immutable=True)
 
 
+def identity(data: dict[str, str]) -> str:
+    """Return the short name of exactly the plan that a ConfigMap holds: the content key of its run and its images."""
+    return hashlib.sha256(f"[{data[RUN_KEY]},{data[IMAGES_KEY]}]".encode()).hexdigest()[:12]
+
+
 def thaw(name: str, data: dict[str, str] | None, type_: type[Run]) -> Plan[Run] | None:
     """Return the plan that a ConfigMap holds, or None when there is none."""
     return _thawed(name, data[RUN_KEY], data[IMAGES_KEY], type_) if data and RUN_KEY in data else None
@@ -54,4 +57,5 @@ def thaw(name: str, data: dict[str, str] | None, type_: type[Run]) -> Plan[Run] 
 
 @functools.lru_cache(KEPT)
 def _thawed(name: str, run: str, images: str, type_: type[Any]) -> Plan[Any]:
-    return Plan(name, type_.model_validate_json(run), Images.model_validate_json(images))
+    short = identity({RUN_KEY: run, IMAGES_KEY: images})
+    return Plan(name, type_.model_validate_json(run), Images.model_validate_json(images), short)

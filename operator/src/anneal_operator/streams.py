@@ -5,7 +5,8 @@ every minute, so a stream that is silent for longer than SILENCE is dead, howeve
 
 What kopf does with an event on the way to a handler (a task an object, three copies of its body) took two thirds of the
 operator's time, and serves kinds of handlers of which there are none here. This is the one place that reaches into it
-(kopf 1.45, `clients.watching`): `watch_objs` is one connection, `infinite_watch` all of them, lists included.
+(kopf 1.45, `clients.watching`): `watch_objs` is one connection, `infinite_watch` all of them, lists included. What is
+left was half JSON, which orjson reads several times as fast.
 """
 
 import time
@@ -13,7 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from kopf._cogs.clients import errors, watching
+import orjson
+from kopf._cogs.clients import api, errors, watching
 
 SILENCE = 180.0
 """Seconds; two bookmarks lost, and a reconnection."""
@@ -34,6 +36,7 @@ class Streams:
 
     def install(self, sink: Sink) -> None:
         """Listen in on all streams that kopf opens from now on, and take what they say."""
+        api.json = orjson  # type: ignore[attr-defined]
         watching.watch_objs = self.overhear(watching.watch_objs)
         watching.infinite_watch = divert(watching.infinite_watch, sink)
 

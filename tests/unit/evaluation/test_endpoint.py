@@ -1,3 +1,4 @@
+import io
 import json
 
 import httpx
@@ -51,3 +52,15 @@ def test_what_it_refuses_is_told() -> None:
 
     with pytest.raises(TryAgain, match="refused"):
         Endpoint("http://there/v1", "m", transport=httpx.MockTransport(away))([CHAT])
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_a_terminal_is_shown_how_many_answers_there_are(
+    monkeypatch: pytest.MonkeyPatch, looked_at: bool
+) -> None:
+    seen = io.StringIO()
+    monkeypatch.setattr(seen, "isatty", lambda: looked_at)
+    monkeypatch.setattr("sys.stderr", seen)
+    reply = httpx.Response(200, json={"choices": [{"text": "b"}]})
+    Endpoint("http://there/v1", "m", transport=httpx.MockTransport(lambda _: reply))([INFILL, INFILL])
+    assert ("2/2 [" in seen.getvalue()) is looked_at

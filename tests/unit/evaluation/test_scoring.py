@@ -1,5 +1,6 @@
 """Whole suites against models that are written down here."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,18 @@ def test_answers_are_scored_and_reported(tmp_path: Path) -> None:
     assert SuiteResult.model_validate_json(found.model_dump_json()) == found
     assert "| pass@1 | 50.0% [" in report.markdown([found])
     assert b'anneal_evaluation_score{model="mine",score="pass@1"' in telemetry.exposition([found])
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_a_terminal_is_shown_what_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: bool
+) -> None:
+    seen = io.StringIO()
+    monkeypatch.setattr(seen, "isatty", lambda: looked_at)
+    monkeypatch.setattr("sys.stderr", seen)
+    scoring.evaluate(suite(tmp_path, ROWS[0]), "mine", answers(RIGHT), Settings(), Here())
+    for what in ("reference solutions judged", "answers judged"):
+        assert (f"{what}: 100%" in seen.getvalue()) is looked_at
 
 
 def test_several_samples_give_pass_at_k(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """The API server by HTTP: one client, raw JSON, so no object is built only to be taken apart again."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import urlencode
 
+import orjson
 import urllib3
 from kubernetes import config as kubernetes_config
 from kubernetes.client.api_client import ApiClient
@@ -22,7 +22,7 @@ READ_TIMEOUT = (5.0, 30.0)
 WRITE_TIMEOUT = (2.0, 8.0)
 """Together no more than the margin of the Lease that lets us write."""
 LEASE_TIMEOUT = (2.0, 3.0)
-Request = tuple[str, str, str | None, dict[str, str]]
+Request = tuple[str, str, bytes | None, dict[str, str]]
 """Method, path and query, body, headers."""
 Fence = Callable[[], AbstractContextManager[None]]
 """Around every write; may refuse it."""
@@ -122,12 +122,17 @@ class RestCluster:
         shown = urlencode({name: value for name, value in (query or {}).items() if value})
         headers = {"Accept": "application/json", "Content-Type": content_type}
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
-        request = (method, f"{path}?{shown}" if shown else path, json.dumps(body) if body else None, headers)
+        request = (
+            method,
+            f"{path}?{shown}" if shown else path,
+            orjson.dumps(body) if body else None,
+            headers,
+        )
         fence, timeout = (nullcontext, self._read) if method == "GET" else (self._fence, self._write)
         with fence():
             status, data = self._send(request, timeout)
         if status < 300:
-            return dict(json.loads(data))
+            return dict(orjson.loads(data))
         raise _error(status, data)
 
     def _send(self, request: Request, timeout: Timeout) -> tuple[int, bytes]:
@@ -147,7 +152,7 @@ class RestCluster:
 
 def _error(status: int, data: bytes) -> errors.ApiError:
     try:
-        said = json.loads(data)
+        said = orjson.loads(data)
     except ValueError:
         said = {"message": data[:500].decode(errors="replace")}
     return errors.api_error(status, said.get("reason", ""), said.get("message", ""))

@@ -158,12 +158,13 @@ def _freeze(
 ) -> None:
     run = site.run.model_copy(update={"inspection": found})
     name = naming.child_name(draft.name, "plan", draft.uid)
-    made = plan.Plan(name, run, config.images)
-    draft.create.append(plan.freeze(resources.metadata(site, name, "plan"), run, config.images))
+    made = plan.freeze(resources.metadata(site, name, "plan"), run, config.images)
+    draft.create.append(made)
     if refusal := observed.children.refused(name):
         why = stuck.refused(refusal)
         draft.condition("PlanReady", False, why.reason, why.message, warning=True)
         return
-    draft.condition("PlanReady", True, "Planned", f"plan {made.identity} is kept in ConfigMap {name}")
-    draft.update(run=made.identity)
+    identity = plan.identity(made["data"])
+    draft.condition("PlanReady", True, "Planned", f"plan {identity} is kept in ConfigMap {name}")
+    draft.update(run=identity)
     draft.wake(1)
