@@ -35,15 +35,18 @@ def kubeconfig() -> None:
     os.environ["KUBECONFIG"] = path
 
 
+def install_chart(*values: Path, sandboxes: str = "go") -> None:
+    """Install the chart, or upgrade it, with this checkout's images and the tests' values; `values` are files of further ones."""
+    files = (Path("tests/cluster/values.yaml"), *values)
+    options = [word for file in files for word in ("--values", file)]
+    environment = {**os.environ, "SANDBOXES": sandboxes}
+    subprocess.run([ROOT / "scripts" / "install-chart", *options], check=True, cwd=ROOT, env=environment)
+
+
 @pytest.fixture(scope="session")
 def operator(kubeconfig: None) -> Kube:
-    """Install the chart with this checkout's images, and return its namespace."""
-    subprocess.run(
-        [ROOT / "scripts" / "install-chart", "--values", "tests/cluster/values.yaml"],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "SANDBOXES": "go"},
-    )
+    """Install the chart, and return its namespace."""
+    install_chart()
     return Kube(SYSTEM)
 
 

@@ -1,12 +1,9 @@
 """Programs of every language are judged in the image of that language: its toolchain is there, and tells right from wrong."""
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
-from tests.cluster.conftest import ROOT, finetunejob, upload
+from tests.cluster.conftest import finetunejob, install_chart, upload
 from tests.cluster.kube import Json, Kube, holds
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
@@ -59,8 +56,7 @@ def suite() -> str:
 @pytest.fixture(scope="module")
 def result(team: Kube, tmp_path_factory: pytest.TempPathFactory) -> Json:
     """What a run's model scored on the suite, with the images of all languages installed."""
-    command: list[str | Path] = [ROOT / "scripts" / "install-chart", "--values", "tests/cluster/values.yaml"]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "SANDBOXES": "javascript cpp java go"})
+    install_chart(sandboxes="javascript cpp java go")
     folder = tmp_path_factory.mktemp("languages")
     (folder / "languages.jsonl").write_text(suite())
     upload(team, folder, ".")
