@@ -98,8 +98,12 @@ def let_go(log: Audit) -> dict[str, Write]:
 
 def whole(log: Audit, objects: int) -> bool:
     """Return whether every object has its Job and its Service, and every Job its pod."""
-    pods = sum(write.resource == "pods" and write.verb == "create" for write in log.writes)
-    return min(len(log.first("jobs")), len(log.first("services")), pods) >= objects
+    return min(len(log.first("jobs")), len(log.first("services")), pods(log)) >= objects
+
+
+def pods(log: Audit) -> int:
+    """Return how many pods were made."""
+    return sum(write.resource == "pods" and write.verb == "create" for write in log.writes)
 
 
 def measured(place: Plane, log: Audit, users: Sequence[str], before: dict[str, float], load: float) -> Round:
