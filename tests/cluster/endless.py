@@ -16,6 +16,8 @@ from tests.tiny_model import write_tiny_model
 
 NAME = "busy"
 STREAMS, TOKENS = 8, 4000
+SHORT = 600
+"""Tokens of a short answer: seconds, so that requests meet in a replica, and enough of them for a comparison in two minutes."""
 LAG = 12.0
 """Seconds: preStop (5) and two failed readiness probes (6), and a little."""
 POSITIONS = 4096

@@ -18,6 +18,7 @@ PROGRAM = Path(__file__).with_name("load_in_pod.py").read_text()
 class Stream:
     """One answer, by Unix time."""
 
+    asked: float = 0.0
     first: float = 0.0
     ended: float = 0.0
     error: str = ""
@@ -57,6 +58,11 @@ class Load:
             assert time.monotonic() < deadline, f"{self.running(time.time())}\n{self._team.story()}"
             time.sleep(0.2)
         return time.time()
+
+    @property
+    def began(self) -> float:
+        """The moment at which the first stream was asked for."""
+        return min(stream.asked for stream in self.streams.values())
 
     def stop(self) -> None:
         """Let what runs end."""

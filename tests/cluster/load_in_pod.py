@@ -1,7 +1,7 @@
 """Streams of chat completions without a pause and without a retry; runs in a pod, until its input ends.
 
-Arguments: URL of the endpoint, model, streams at once, tokens of an answer. A line of JSON for each stream's first token and for
-its end: `error` is empty, or what went wrong with it; times are Unix seconds.
+Arguments: URL of the endpoint, model, streams at once, tokens of an answer. A line of JSON when a stream is asked for, at its first
+token and at its end: `error` is empty, or what went wrong with it; times are Unix seconds.
 """
 
 import asyncio
@@ -51,6 +51,7 @@ async def worker(numbers: "itertools.count[int]", stop: asyncio.Event) -> None:
     """Read one answer after the other."""
     while not stop.is_set():
         number = next(numbers)
+        say(stream=number, asked=time.time())
         try:
             error = await stream(number)
         except httpx.HTTPError as failure:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.cluster import witness
+from tests.cluster import scaling, witness
 from tests.cluster.endless import (
     NAME,
+    SHORT,
     STREAMS,
     another_version,
     busy,
@@ -23,9 +24,10 @@ from tests.cluster.endless import (
 )
 from tests.cluster.group import cluster
 from tests.cluster.kube import Json, Kube, holds
-from tests.cluster.load import Load
+from tests.cluster.load import Load, load
 
 pytestmark = pytest.mark.cluster
+DECIDED_SECONDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,41 @@ def test_no_stream_is_lost_while_gateways_are_rolled(team: Kube, deployment: Jso
         team.run("rollout", "restart", f"deployment/{NAME}-gateway")
         team.run("rollout", "status", f"deployment/{NAME}-gateway", "--timeout=240s")
         gone(team, before)
+
+
+@pytest.fixture
+def autoscaled(team: Kube, deployment: Json, model: str) -> Iterator[None]:
+    """The load decides about one replica or two; in the end there is one again."""
+    before = names(pods(team, "serve"))
+    team.apply(spec(model, autoscaling={"minReplicas": 1, "maxReplicas": 2}))
+    team.wait(
+        "modeldeployment",
+        NAME,
+        lambda d: served(1)(d) and bool(d["status"].get("load")),
+        60,
+        "a look at the load",
+    )
+    yield
+    every = before | names(pods(team, "serve"))
+    team.apply(spec(model, replicas=1))
+    team.wait("modeldeployment", NAME, served(1), 240, "one replica again")
+    gone(team, every - names(pods(team, "serve")))
+
+
+@pytest.mark.full
+def test_a_step_in_the_load_brings_a_second_replica(team: Kube, autoscaled: None) -> None:
+    """The lines it prints are those of the table in docs/reliability.md."""
+    first, gateways = names(pods(team, "serve")), sorted(names(pods(team, "gateway")))
+    with scaling.heard(team) as told:
+        with load(team, NAME, 2 * STREAMS, SHORT) as made:
+            team.wait("modeldeployment", NAME, served(2), 240, "two replicas")
+            (pod,) = (each for each in pods(team, "serve") if each["metadata"]["name"] not in first)
+            token = scaling.answered(team, gateways, f"{pod['status']['podIP']}:8001")
+        loaded = scaling.loaded_at(team.run("logs", "--timestamps", pod["metadata"]["name"]))
+        found = scaling.moments(told, pod, made.began, 2, loaded, token)
+    print("\n".join(scaling.rows(found)))
+    assert found[1] - found[0] < DECIDED_SECONDS
+    assert made.failed == []
 
 
 @pytest.mark.full

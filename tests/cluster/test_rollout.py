@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 from tests.cluster.endless import (
     NAME,
+    SHORT,
     STREAMS,
     another_version,
     gone,
@@ -21,8 +22,6 @@ from tests.cluster.load import load
 from tests.cluster.test_load import deployment, model  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
-SHORT = 600
-"""Tokens of an answer: seconds, so that requests meet in a replica, and enough of them for a comparison in two minutes."""
 
 
 @contextmanager

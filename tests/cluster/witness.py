@@ -90,10 +90,11 @@ def _step(line: str) -> Step | None:
     if not text.startswith('{"step"'):
         return None
     told = json.loads(text)
-    return Step(_epoch(stamp), told["step"], told["latestCheckpoint"] or 0)
+    return Step(epoch(stamp), told["step"], told["latestCheckpoint"] or 0)
 
 
-def _epoch(stamp: str) -> float:
+def epoch(stamp: str) -> float:
+    """Return a timestamp of a pod's log in Unix seconds."""
     # Kubelets write nanoseconds, which datetime does not know.
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", stamp).replace("Z", "+00:00")).timestamp()
 
