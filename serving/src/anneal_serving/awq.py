@@ -20,6 +20,8 @@ SEARCH_ROWS = 128
 GRAM_BLOCK = 192
 """Rows of H summed at once, from the diagonal on: H is symmetric, so what is left of it need not be. On two cores the fastest
 of 96 to 512, with 30 to 40% less time than the whole of H takes."""
+CACHED = 1 << 17
+"""Weights that are rounded at once on a CPU: what is made of them on the way stays in its second-level cache."""
 SHRINKS = tuple(sign * (1 - i / 15) for i in range(5) for sign in (1, -1))
 """Factors of a group's widest scale to try. A scale of the other sign sends the opposite end to -8."""
 
@@ -64,9 +66,24 @@ class Observed:
 
 def round_to_nearest(weight: Tensor, group: int) -> Quantized:
     """Quantise without looking at activations: the method `rtn`."""
+    rows = CACHED // weight.shape[1] if weight.device.type == "cpu" else len(weight)
+    parts = [_rounded(part, group) for part in torch.split(weight, max(1, rows))]
+    nibbles, scales, errors, sizes = zip(*parts, strict=True)
+    unit = torch.ones(weight.shape[1], device=weight.device)
+    return Quantized(torch.cat(nibbles), torch.cat(scales), unit, float(sum(errors) / sum(sizes)))
+
+
+def _rounded(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return nibbles, scales, and the squares of what rounding changed and of all there was."""
     scales = rounding.extreme_scales(weight, group)
-    error = (rounding.restored(weight, scales) - weight).square().sum() / weight.square().sum()
-    return _stored(weight, scales, torch.ones(weight.shape[1], device=weight.device), float(error))
+    nibbles = rounding.nibbles(weight, scales)
+    change = (nibbles * scales[:, :, None]).flatten().sub_(weight.flatten())
+    return (
+        nibbles.flatten(1).to(torch.int8),
+        scales,
+        change.dot(change),
+        weight.flatten().dot(weight.flatten()),
+    )
 
 
 def activation_aware(weights: list[Tensor], seen: Observed, group: int) -> list[Quantized]:
@@ -132,8 +149,3 @@ def _group_errors(scaled: Tensor, scales: Tensor, blocks: Tensor) -> Tensor:
     grouped = scaled.reshape(*scales.shape, -1)
     difference = rounding.nibbles(scaled, scales).mul_(scales[:, :, None]).sub_(grouped).transpose(0, 1)
     return torch.sum((difference @ blocks).mul_(difference), 2).T
-
-
-def _stored(scaled: Tensor, scales: Tensor, prequant: Tensor, relative_error: float) -> Quantized:
-    nibbles = rounding.nibbles(scaled, scales).flatten(1).to(torch.int8)
-    return Quantized(nibbles, scales, prequant, relative_error)

@@ -14,8 +14,10 @@ Array = NDArray[Any]
 
 def pack(nibbles: Array) -> Array:
     """Return int8 [out/2, in] from nibbles [out, in] of -8..7; `out` is even."""
-    low, high = nibbles[0::2].astype(np.uint8) & 0xF, nibbles[1::2].astype(np.uint8) & 0xF
-    return (low | high << 4).view(np.int8)
+    unsigned = nibbles.astype(np.int8, copy=False).view(np.uint8)
+    packed: Array = unsigned[1::2] << 4
+    packed |= unsigned[0::2] & 0xF
+    return packed.view(np.int8)
 
 
 def unpack(packed: Array) -> Array:

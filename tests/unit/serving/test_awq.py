@@ -49,6 +49,24 @@ def test_the_largest_weight_of_a_group_becomes_minus_eight(weight: torch.Tensor)
     )
 
 
+def test_of_two_largest_of_either_sign_the_first_becomes_minus_eight() -> None:
+    weight = torch.tensor([[3.0, -3.0, 1.0, 0.0], [-3.0, 3.0, 1.0, 0.0], [-3.0, 2.0, 3.0, 0.0]])
+    assert rounding.extreme_scales(weight, 4).flatten().tolist() == [-0.375, 0.375, 0.375]
+
+
+def test_rows_are_rounded_alike_however_many_at_once(
+    weight: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = awq.round_to_nearest(weight, 32)
+    monkeypatch.setattr(awq, "CACHED", 5 * 128)
+    parts = awq.round_to_nearest(weight, 32)
+    assert torch.equal(whole.nibbles, parts.nibbles)
+    assert torch.equal(whole.scales, parts.scales)
+    assert whole.relative_error == pytest.approx(parts.relative_error)
+    change = (restored(whole) - weight).square().sum() / weight.square().sum()
+    assert whole.relative_error == pytest.approx(float(change), rel=1e-4)
+
+
 def test_a_group_of_zeros_stays_zero() -> None:
     assert torch.equal(restored(awq.round_to_nearest(torch.zeros(2, 32), 32)), torch.zeros(2, 32))
 
