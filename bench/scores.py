@@ -1,4 +1,5 @@
-"""HumanEval of a real model: as it was published, fine-tuned, and fine-tuned in INT4 on the engine that would serve it.
+"""HumanEval of a real model: as it was published, fine-tuned, and fine-tuned in INT4, by AWQ and by plain rounding, on the engine that
+would serve it.
 
 Models are asked and judged as the suites stage and the gate do. Answers are kept in the cache, by model and request, so
 a run that is cut off goes on from there; nothing here is timed.
@@ -26,6 +27,8 @@ from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
 from anneal_runtime.chat import ChatEncoder
 from anneal_serving import stages, suites
+from anneal_serving.engine import ENGINE_FOLDER
+from anneal_serving.tensorrt_llm import Library
 from anneal_trainers import score_suites
 
 SUITE = "humaneval"
@@ -98,19 +101,20 @@ def fine_tuned(model: str) -> SuiteResult:
     return scored("fine-tuned", model, lambda: score_suites.load(Path(model.removeprefix("file://"))))
 
 
-def four_bits(model: str) -> SuiteResult:
+def four_bits(model: str, method: str) -> SuiteResult:
     """Return what the engine of the exported model in INT4 scores; stages that are published are not run again."""
     limits = {"maxInputLength": 768, "maxSequenceLength": 1024}
-    config = deployed.planned(model, "awq", f"file://{smollm2.CACHE}/store", limits)
+    config = deployed.planned(model, method, f"file://{smollm2.CACHE}/store", limits)
     deployed.compiled(config)
     uri = stages.uri_of(config, "engine")
 
     def load() -> InProcess:
         folder, manifest = artifacts.open_artifact(uri, stages.CACHE)
-        run = suites.engine_answers(config, folder, manifest)
+        library = Library(folder / ENGINE_FOLDER, config.spec.engine)
+        run = suites.engine_answers(config, folder, manifest, library)
         return InProcess(ChatEncoder.load(folder), run, config.spec.engine.max_sequence_length)
 
-    return scored("fine-tuned, INT4 engine", uri, load)
+    return scored(f"fine-tuned, INT4 engine by {method}", uri, load)
 
 
 def score(result: SuiteResult) -> Figure:
@@ -143,11 +147,11 @@ def difference(first: SuiteResult, second: SuiteResult) -> Figure:
 def main() -> None:
     """Score what is not scored, and record."""
     base, model = published_base(), smollm2.exported(TRAINING)
-    tuned, engine_ = fine_tuned(model), four_bits(model)
-    for result in (base, tuned, engine_):
+    tuned, awq, rounded = fine_tuned(model), four_bits(model, "awq"), four_bits(model, "rtn")
+    for result in (base, tuned, awq, rounded):
         print(f"{result.model}: {states(result)}; isolation {result.isolation}", flush=True)
-    compared = [difference(base, tuned), difference(tuned, engine_), difference(base, engine_)]
-    record("scores", [*map(score, (base, tuned, engine_)), *compared])
+    compared = [difference(*pair) for pair in ((base, tuned), (tuned, awq), (tuned, rounded), (base, awq))]
+    record("scores", [*map(score, (base, tuned, awq, rounded)), *compared])
 
 
 if __name__ == "__main__":

@@ -153,14 +153,20 @@ class GateSuite(Model):
     reference: float
     engine: float
     decision: Literal["better", "worse", "undecided"]
+    problems: int = Field(0, description="How many were solved or not; 0 where an earlier release measured.")
+    reference_low: float = Field(0.0, description="95% interval of full precision's score.")
+    reference_high: float = 0.0
+    engine_low: float = Field(0.0, description="95% interval of the engine's.")
+    engine_high: float = 0.0
 
 
 class GateTask(Model):
-    """Held-out perplexity of one task, full precision against the engine."""
+    """Held-out perplexity of one task, full precision against the engine, and the mean KL divergence between them."""
 
     name: str
     reference_perplexity: float
     engine_perplexity: float
+    logit_kl: Annotated[float | None, Field(alias="logitKL")] = None
 
 
 class GateResult(PublishResult):

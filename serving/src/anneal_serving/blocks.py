@@ -1,17 +1,20 @@
-"""One decoder block in torch, float32: enough to carry calibration rows through a model layer by layer."""
+"""One decoder block in torch, float32: enough to carry rows through a model, or through its checkpoint, layer by layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from anneal_runtime.errors import Refused
+from anneal_serving.checkpoint import EMBEDDING, FINAL_NORM, HEAD, Checkpoint
 from anneal_serving.decoder import Decoder
 from anneal_serving.hugging_face import Folder
+from anneal_serving.int4 import Array
 
 See = Callable[[str, Tensor], None]
 """Told a layer's name and its input [tokens, in], before the layer runs."""
@@ -64,6 +67,18 @@ class Block:
             qkv_bias=read(*(f"{name}.bias" for name in attention)) if decoder.qkv_bias else None,
         )
 
+    @classmethod
+    def restored(cls, checkpoint: Checkpoint, index: int) -> "Block":
+        """Return block `index` of the weights that a checkpoint stands for."""
+        linears = {name: checkpoint.layer(index, name) for name in checkpoint.decoder.linears()}
+        bias = linears["attention.qkv"].bias
+        return cls(
+            input_norm=_float(checkpoint.norm(index, "input_layernorm")),
+            post_norm=_float(checkpoint.norm(index, "post_layernorm")),
+            linears={name: torch.from_numpy(linear.weight()) for name, linear in linears.items()},
+            qkv_bias=None if bias is None else _float(bias),
+        )
+
     def forward(self, decoder: Decoder, hidden: Tensor, see: See) -> Tensor:
         """Carry one row [tokens, hidden] through the block."""
         normed = _norm(hidden, self.input_norm, decoder.epsilon)
@@ -77,6 +92,22 @@ class Block:
         gated = gate * (normed @ self.linears["mlp.gate"].T)
         see("mlp.proj", gated)
         return hidden + gated @ self.linears["mlp.proj"].T
+
+
+@torch.inference_mode()
+def states(checkpoint: Checkpoint, ids: Array) -> list[Array]:
+    """Return a checkpoint's logits over `ids` [tokens, vocabulary], and the output of every block [tokens, hidden]."""
+    decoder = checkpoint.decoder
+    hidden, found = _float(checkpoint.tensor(EMBEDDING)[ids]), []
+    for index in range(decoder.layers):
+        hidden = Block.restored(checkpoint, index).forward(decoder, hidden, lambda *_: None)
+        found.append(hidden.numpy())
+    normed = _norm(hidden, _float(checkpoint.tensor(FINAL_NORM)), decoder.epsilon)
+    return [(normed @ _float(checkpoint.tensor(HEAD)).T).numpy(), *found]
+
+
+def _float(value: Array) -> Tensor:
+    return torch.from_numpy(value.astype(np.float32))
 
 
 def _attend(decoder: Decoder, qkv: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """What engines are tied to, as a string: part of an engine's key, known without importing any runtime."""
 
+import ctypes
+import re
 from importlib import metadata
 
 from anneal_api.modeldeployment import ModelDeploymentSpec
@@ -10,6 +12,8 @@ TENSORRT_LLM = "1.2.1"
 """The last stable release with trtllm-build; builder and server images carry the same one."""
 TENSORRT_LLM_GROUPS = (64, 128)
 """Group sizes of its W4A16 kernels."""
+CAPABILITY = (75, 76)
+"""The driver's attributes of a device that make up its compute capability; asking for them makes no context."""
 
 
 def builder(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> str:
@@ -57,3 +61,48 @@ def check(built: str, spec: ModelDeploymentSpec, accelerator: AcceleratorProfile
             f"the engine was built by {built} and would be loaded by {here}; an engine runs only with the version and on "
             "the compute capability it was built for: delete its artifact to build it again",
         )
+
+
+def check_here(spec: ModelDeploymentSpec, accelerator: AcceleratorProfile) -> None:
+    """Raise Refused where this pod is not what a TensorRT-LLM engine's key says of it.
+
+    The key is made of what this release and the profile name; an image of one's own, or a node of another kind in the profile's
+    pool, would build or load something else under it. OpenVINO's version is always the installed one.
+    """
+    if spec.engine.runtime == "openvino":
+        return
+    installed = _installed()
+    # A build's own suffix (1.2.1+cu131, 1.2.1.post1) is the same release.
+    if not re.match(rf"{re.escape(TENSORRT_LLM)}(\D|$)", installed):
+        raise Refused(
+            "WrongVersion",
+            f"this image has {installed or 'no'} TensorRT-LLM, and engines are built and loaded by {TENSORRT_LLM}; set the "
+            "operator's images.tritonTrtllm to an image of this release",
+        )
+    found = compute_capability()
+    if spec.engine.runtime == "tensorrt-llm-engine" and found != accelerator.compute_capability:
+        raise Refused(
+            "WrongAccelerator",
+            f"spec.accelerator: profile {accelerator.name} says compute capability {accelerator.compute_capability}, this pod's "
+            f"accelerator has {found or 'no CUDA driver'}; correct the profile or its node selector",
+        )
+
+
+def _installed() -> str:
+    try:
+        return metadata.version("tensorrt_llm")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def compute_capability() -> str | None:
+    """Return that of this pod's first accelerator; None where no driver knows one (source: the CUDA driver API)."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, parts = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+    for part, attribute in zip(parts, CAPABILITY, strict=True):
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, device)
+    return None if failed else ".".join(str(part.value) for part in parts)

@@ -10,7 +10,7 @@ from anneal_api.modeldeployment import Engine
 from anneal_api.outcome import PublishResult
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
-from anneal_serving import builders, shards, stages, tensorrt_llm, unified
+from anneal_serving import builders, shards, stages, tensorrt_llm, timing_cache, unified
 from anneal_serving.checkpoint import Checkpoint
 
 COPIED = ("tokenizer.json", "chat.json")
@@ -32,6 +32,8 @@ def main() -> int:
 
 def run(config: DeploymentRun) -> PublishResult:
     """Compile this version's checkpoint and publish the engine."""
+    if (known := stages.published(config, "engine")) is not None:
+        return known
     uri = stages.uri_of(config, "quantize")
     source, manifest = artifacts.open_artifact(uri, stages.CACHE)
     with stages.publish(config, "engine", {"quantized": manifest.digest}) as publication:
@@ -79,10 +81,14 @@ def openvino_properties(engine: Engine) -> dict[str, str]:
 
 def _tensorrt_llm(config: DeploymentRun, source: Path, folder: Path) -> dict[str, Any]:
     engine = config.spec.engine
+    builders.check_here(config.spec, config.accelerator)
     if engine.tensor_parallel_size > 1:
         whole, source = source, stages.CACHE / "shards"
         shards.write(Checkpoint(whole), source, engine.tensor_parallel_size)
-    tensorrt_llm.build(source, folder / ENGINE_FOLDER, engine, stages.CACHE / "tensorrt")
+    timings = stages.CACHE / "tensorrt" / "timing.cache"
+    where = timing_cache.uri_of(config, builders.builder(config.spec, config.accelerator))
+    with timing_cache.kept(where, timings):
+        tensorrt_llm.build(source, folder / ENGINE_FOLDER, engine, timings)
     return {"triton": tensorrt_llm.triton_parameters(engine)}
 
 

@@ -20,10 +20,11 @@ from anneal_api.runs import DeploymentRun
 from anneal_evaluation import records
 from anneal_runtime import artifacts, stage
 from anneal_runtime.errors import Refused
-from anneal_serving import builders, divergence, inspect_stage, stages, suites, tensorrt_llm
+from anneal_serving import builders, divergence, inspect_stage, layers, stages, suites
 from anneal_serving.divergence import Row, Tally
 from anneal_serving.engine import ENGINE_FOLDER
 from anneal_serving.int4 import Array
+from anneal_serving.tensorrt_llm import Library
 
 GATE = "gate.json"
 REFERENCE = "reference.safetensors"
@@ -51,19 +52,22 @@ def run(config: DeploymentRun) -> GateResult:
     quantized, weights = artifacts.open_artifact(stages.uri_of(config, "quantize"), stages.CACHE)
     check_words(manifest, weights)
     builders.check(manifest.metadata["builder"], config.spec, config.accelerator)
+    builders.check_here(config.spec, config.accelerator)
     rows = divergence.spread(divergence.read_rows(quantized / REFERENCE), TOKENS)
     if not rows:
         raise Refused(
             "NoReference", f"{config.model.uri}: {REFERENCE} has no rows with learned tokens; keep test rows"
         )
-    logits, settings = _runtime(config, engine, manifest)
+    library = Library(engine / ENGINE_FOLDER, config.spec.engine)
+    logits, settings = _runtime(config, engine, manifest, library)
     tallies = divergence.by_task((row.task, divergence.compare(row, logits(row))) for row in rows)
     figures = summary(tallies, weights.metadata["tasks"])
     if beyond(config.spec.gate, figures):
-        figures["diagnosis"] = diagnosis(config, quantized, engine, manifest)
+        figures["diagnosis"] = diagnosis(config, quantized, engine, manifest, library)
     check_language(figures, tallies)
     model = inspect_stage.resolve(config)
-    compared, results = suites.measure(config, model, engine, suites.engine_answers(config, engine, manifest))
+    answers = suites.engine_answers(config, engine, manifest, library)
+    compared, results = suites.measure(config, model, engine, answers)
     figures["suites"] = [wire(suite) for suite in compared]
     with stages.publish(config, "gate", {"engine": manifest.digest}) as publication:
         (publication.folder / GATE).write_text(json.dumps(figures, indent=2))
@@ -81,6 +85,7 @@ def summary(tallies: dict[int, Tally], names: list[str]) -> dict[str, Any]:
             name=names[task],
             reference_perplexity=tally.reference_perplexity,
             engine_perplexity=tally.engine_perplexity,
+            logit_kl=tally.kl / tally.tokens,
         )
         for task, tally in sorted(tallies.items())
     ]
@@ -114,13 +119,17 @@ def beyond(budget: Gate, figures: dict[str, Any]) -> bool:
     return not (within and figures["perplexityIncrease"] <= budget.max_perplexity_increase)
 
 
-def diagnosis(config: DeploymentRun, quantized: Path, engine: Path, manifest: Manifest) -> str:
-    """Return where the artifact, or else the engine, leaves full precision; empty where OpenVINO is not at hand."""
-    if config.spec.engine.runtime != "openvino":
-        return ""
-    from anneal_serving import layers  # only in images that have OpenVINO
+def diagnosis(
+    config: DeploymentRun, quantized: Path, engine: Path, manifest: Manifest, library: Library
+) -> str:
+    """Return where the artifact, or else the engine, leaves full precision."""
+    if config.spec.engine.runtime == "openvino":
+        from anneal_serving import openvino_layers  # only in images that have OpenVINO
 
-    return layers.examine(quantized, engine, manifest.metadata["properties"])
+        return openvino_layers.examine(quantized, engine, manifest.metadata["properties"])
+    from anneal_serving import blocks  # TensorRT-LLM's image has its torch
+
+    return layers.examine(quantized, blocks.states, library.logits)
 
 
 def check_language(figures: dict[str, Any], tallies: dict[int, Tally]) -> None:
@@ -136,11 +145,12 @@ def check_language(figures: dict[str, Any], tallies: dict[int, Tally]) -> None:
         )
 
 
-def _runtime(config: DeploymentRun, folder: Path, manifest: Manifest) -> tuple[Logits, dict[str, Any]]:
+def _runtime(
+    config: DeploymentRun, folder: Path, manifest: Manifest, library: Library
+) -> tuple[Logits, dict[str, Any]]:
     if config.spec.engine.runtime == "openvino":
         return openvino_logits(folder, manifest.metadata["properties"])
-    whole_row = tensorrt_llm.logits(folder / ENGINE_FOLDER, config.spec.engine)
-    return lambda row: [(0, whole_row(row.input_ids))], {"builder": manifest.metadata["builder"]}
+    return lambda row: [(0, library.logits(row.input_ids))], {"builder": manifest.metadata["builder"]}
 
 
 def openvino_logits(folder: Path, properties: dict[str, str]) -> tuple[Logits, dict[str, Any]]:

@@ -1,30 +1,28 @@
 """Where a four-bit model leaves full precision: layer by layer for the artifact, then the engine against the artifact.
 
-Only asked when the gate's budget is exceeded. The artifact runs as an OpenVINO graph in float32 whose blocks are results,
-over the ids that the quantize stage carried through full precision.
+Only asked when the gate's budget is exceeded. The artifact runs in float32, by whatever the image at hand computes with, over the
+ids that the quantize stage carried through full precision.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from anneal_serving import openvino_ir
 from anneal_serving.checkpoint import Checkpoint
 from anneal_serving.decoder import Decoder
 from anneal_serving.divergence import PROBE, direction
 from anneal_serving.int4 import Array
 
-EXACT = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-    "KV_CACHE_PRECISION": "f32",
-}
+States = Callable[[Checkpoint, Array], list[Array]]
+"""Runs a checkpoint over a row of ids: its logits [tokens, vocabulary], then every block's output [tokens, hidden]."""
+Served = Callable[[Array], Array]
+"""Runs the engine over a row of ids: its logits, of as many of them as it takes."""
 APART = 0.05
 """Share of their size by which an engine's logits may differ from its artifact's: a float16 cache costs a thousandth."""
 
@@ -34,19 +32,18 @@ STANDS_OUT = 0.5
 of other rows 1 and more."""
 
 
-def examine(quantized: Path, engine: Path, properties: dict[str, str]) -> str:
+def examine(quantized: Path, states: States, served: Served) -> str:
     """Return one sentence: a constant that is not the model's, that the engine does not compute its artifact, or the
     first layer that diverges and which of its projections does it."""
     checkpoint = Checkpoint(quantized)
     probe = load_file(quantized / PROBE)
     if wrong := constants(checkpoint.decoder, quantized / PROBE):
         return wrong
-    ids = probe["input_ids"]
-    artifact, *blocks = run(
-        ov.Core().compile_model(openvino_ir.build(checkpoint, inner=True), "CPU", EXACT), ids
-    )
-    served = run(ov.Core().compile_model(engine / openvino_ir.MODEL, "CPU", properties), ids)[0]
-    apart = relative(served, artifact)
+    artifact, *blocks = states(checkpoint, probe["input_ids"])
+    logits = served(probe["input_ids"])[
+        :, : artifact.shape[1]
+    ]  # less what a runtime pads its vocabulary with
+    apart = relative(logits, artifact[: len(logits)])
     if not apart <= APART:
         return f"the engine's logits are {apart:.0%} off those of its artifact: the engine is at fault, not the weights"
     errors = [by_position(block, truth) for block, truth in zip(blocks, probe["hidden"], strict=True)]
@@ -89,18 +86,6 @@ def verdict(off: dict[str, float]) -> str:
     if not stands_out(off):
         return f"none of its projections stands out ({worst} most, its weights {off[worst]:.0%} off)"
     return f"its {worst} does it: its weights are {off[worst]:.0%} off the model's"
-
-
-def run(compiled: ov.CompiledModel, ids: Array) -> list[Array]:
-    """Return all results of one row of token ids, without the dimension of sequences."""
-    inputs = {
-        "input_ids": ids[None].astype(np.int64),
-        "attention_mask": np.ones((1, len(ids)), np.int64),
-        "position_ids": np.arange(len(ids))[None],
-        "beam_idx": np.zeros(1, np.int32),
-    }
-    answer = compiled.create_infer_request().infer(inputs)
-    return [answer[port][0] for port in compiled.outputs]
 
 
 def relative(found: Array, truth: Array) -> float:

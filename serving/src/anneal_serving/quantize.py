@@ -80,6 +80,8 @@ def threads(asked: str | None, cpu_max: str) -> int:
 
 def run(config: DeploymentRun) -> PublishResult:
     """Quantise the adopted model and publish the checkpoint."""
+    if (known := stages.published(config, "quantize")) is not None:
+        return known
     source, manifest = artifacts.open_artifact(config.model.uri, stages.CACHE)
     recipe = config.spec.quantization
     rows = (

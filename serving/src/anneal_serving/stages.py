@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from anneal_api.artifacts import STAGE_KINDS, Producer
-from anneal_api.outcome import DeploymentInspection
+from anneal_api.outcome import DeploymentInspection, PublishResult
 from anneal_api.runs import DeploymentRun
 from anneal_api.version import VERSION
 from anneal_runtime import artifacts
@@ -30,6 +30,12 @@ def key_of(config: DeploymentRun, stage: str) -> str:
 def uri_of(config: DeploymentRun, stage: str) -> str:
     """Return where the artifact of one of this version's stages lies."""
     return artifacts.uri_of(config.store, config.namespace, STAGE_KINDS[stage], key_of(config, stage))
+
+
+def published(config: DeploymentRun, stage: str) -> PublishResult | None:
+    """Return what lies under the key of a stage by now: another deployment may have made it since inspection."""
+    known = artifacts.reference(uri_of(config, stage))
+    return PublishResult(artifact=known) if known else None
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from anneal_evaluation.suites.files import Suite
 from anneal_evaluation.suites.problems import judged
 from anneal_runtime.chat import ChatEncoder
 from anneal_runtime.errors import Refused
-from anneal_serving import tensorrt_llm
-from anneal_serving.engine import ENGINE_FOLDER
+from anneal_serving.tensorrt_llm import Library
 
 
 def with_references(config: DeploymentRun, model: Manifest) -> list[tuple[Suite, SuiteResult]]:
@@ -61,23 +60,26 @@ def measure(
 
 
 def _compared(reference: SuiteResult, engine: SuiteResult) -> GateSuite:
+    before, after = first_score(reference), first_score(engine)
     return GateSuite(
         name=engine.suite,
-        reference=first_score(reference).value,
-        engine=first_score(engine).value,
+        reference=before.value,
+        engine=after.value,
         decision=comparison.compare(reference, engine).decision,
+        problems=after.problems,
+        reference_low=before.low,
+        reference_high=before.high,
+        engine_low=after.low,
+        engine_high=after.high,
     )
 
 
-def engine_answers(config: DeploymentRun, folder: Path, manifest: Manifest) -> Continue:
+def engine_answers(config: DeploymentRun, folder: Path, manifest: Manifest, library: Library) -> Continue:
     """Return the function that continues prompts on the engine of an artifact, opened when it is first asked."""
     ends = [int(token) for token in manifest.metadata["eosIds"]]
     if config.spec.engine.runtime == "openvino":
         return lambda prompts: _openvino(config, folder, manifest.metadata["properties"], ends, prompts)
-    spec = config.spec.engine
-    return lambda prompts: tensorrt_llm.continued(
-        folder / ENGINE_FOLDER, spec, ends, [(prompt.ids, prompt.max_tokens) for prompt in prompts]
-    )
+    return lambda prompts: library.continued(ends, [(prompt.ids, prompt.max_tokens) for prompt in prompts])
 
 
 def _openvino(

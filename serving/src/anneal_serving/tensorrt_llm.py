@@ -4,7 +4,8 @@ Runs only inside the TensorRT-LLM image of `builders.TENSORRT_LLM`; nothing is i
 """
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from anneal_runtime.errors import Refused
 from anneal_serving.int4 import Array
 
 
-def build_command(checkpoint: Path, target: Path, engine: Engine, cache: Path) -> list[str]:
-    """Return the command that compiles `checkpoint` into `target`."""
+def build_command(checkpoint: Path, target: Path, engine: Engine, timings: Path) -> list[str]:
+    """Return the command that compiles `checkpoint` into `target`; `timings` is the file of kernels' times."""
     options: dict[str, object] = {
         "checkpoint_dir": checkpoint,
         "output_dir": target,
@@ -26,8 +27,8 @@ def build_command(checkpoint: Path, target: Path, engine: Engine, cache: Path) -
         "max_num_tokens": BATCH_TOKENS,
         "use_paged_context_fmha": "enable",
         "kv_cache_type": "paged",
-        "input_timing_cache": cache / "timing.cache",
-        "output_timing_cache": cache / "timing.cache",
+        "input_timing_cache": timings,
+        "output_timing_cache": timings,
     }
     if engine.tensor_parallel_size > 1:
         options["workers"] = engine.tensor_parallel_size
@@ -36,15 +37,14 @@ def build_command(checkpoint: Path, target: Path, engine: Engine, cache: Path) -
     return ["trtllm-build", *(word for pair in pairs for word in pair), "--gather_context_logits"]
 
 
-def build(checkpoint: Path, target: Path, engine: Engine, cache: Path) -> None:
+def build(checkpoint: Path, target: Path, engine: Engine, timings: Path) -> None:
     """Compile `checkpoint` into `target`.
 
     Raises:
         Refused: this is not the TensorRT-LLM image.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     try:
-        subprocess.run(build_command(checkpoint, target, engine, cache), check=True)
+        subprocess.run(build_command(checkpoint, target, engine, timings), check=True)
     except FileNotFoundError:
         raise Refused(
             "NoBuilder",
@@ -93,50 +93,55 @@ def llm_arguments(engine: Engine, *, scoring: bool) -> dict[str, Any]:
     }
 
 
-def logits(folder: Path, engine: Engine) -> Callable[[Array], Array]:
-    """Return the function that gives the logits [tokens, vocabulary] of a row, of at most maxInputLength token ids."""
-    from tensorrt_llm import SamplingParams  # type: ignore[import-not-found]  # the image's
+class Library:
+    """An engine in TensorRT-LLM's LLM API: opened when it is first asked, and once, as weights and cache fill the accelerator.
 
-    asked = SamplingParams(max_tokens=1, end_id=-1, pad_id=0, detokenize=False, return_context_logits=True)
-    llm = _open(folder, engine)
+    Args:
+        folder: a compiled engine, or weights in Hugging Face layout.
+        engine: what it was made for.
+    """
 
-    def row_logits(row: Array) -> Array:
-        ids = row[: engine.max_input_length].tolist()
-        answer = llm.generate(ids, asked)
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self._folder = folder
+        self._engine = engine
+
+    def logits(self, row: Array) -> Array:
+        """Return the logits [tokens, vocabulary] of a row, of its first maxInputLength token ids at most."""
+        from tensorrt_llm import SamplingParams  # type: ignore[import-not-found]  # the image's
+
+        asked = SamplingParams(
+            max_tokens=1, end_id=-1, pad_id=0, detokenize=False, return_context_logits=True
+        )
+        answer = self._llm.generate(row[: self._engine.max_input_length].tolist(), asked)
         found: Array = answer.context_logits.float().cpu().numpy()
         return found
 
-    return row_logits
+    def continued(self, ends: list[int], prompts: Sequence[tuple[Sequence[int], int]]) -> list[list[int]]:
+        """Return what the engine goes on with, greedily, after prompts of ids and a number of tokens."""
+        from tensorrt_llm import SamplingParams
 
+        asked = [
+            SamplingParams(
+                max_tokens=tokens,
+                temperature=0.0,
+                end_id=ends[0],
+                pad_id=ends[0],
+                stop_token_ids=ends,
+                detokenize=False,
+            )
+            for _, tokens in prompts
+        ]
+        answers = self._llm.generate([list(ids) for ids, _ in prompts], asked)
+        return [list(answer.outputs[0].token_ids) for answer in answers]
 
-def continued(
-    folder: Path, engine: Engine, ends: list[int], prompts: Sequence[tuple[Sequence[int], int]]
-) -> list[list[int]]:
-    """Return what the engine goes on with, greedily, after prompts of ids and a number of tokens."""
-    from tensorrt_llm import SamplingParams
+    @cached_property
+    def _llm(self) -> Any:
+        # Both classes start a worker for each accelerator.
+        if self._engine.runtime == "tensorrt-llm-pytorch":
+            from tensorrt_llm import LLM
 
-    asked = [
-        SamplingParams(
-            max_tokens=tokens,
-            temperature=0.0,
-            end_id=ends[0],
-            pad_id=ends[0],
-            stop_token_ids=ends,
-            detokenize=False,
-        )
-        for _, tokens in prompts
-    ]
-    answers = _open(folder, engine).generate([list(ids) for ids, _ in prompts], asked)
-    return [list(answer.outputs[0].token_ids) for answer in answers]
+            return LLM(model=str(self._folder), **llm_arguments(self._engine, scoring=True))
+        from tensorrt_llm._tensorrt_engine import LLM as Compiled  # type: ignore[import-not-found]
 
-
-def _open(folder: Path, engine: Engine) -> Any:
-    """Return the LLM API over a compiled engine or over weights; both start a worker for each accelerator."""
-    if engine.runtime == "tensorrt-llm-pytorch":
-        from tensorrt_llm import LLM
-
-        return LLM(model=str(folder), **llm_arguments(engine, scoring=True))
-    from tensorrt_llm._tensorrt_engine import LLM as Compiled  # type: ignore[import-not-found]
-
-    cache = {"free_gpu_memory_fraction": KV_FRACTION, "enable_block_reuse": False}
-    return Compiled(model=str(folder), skip_tokenizer_init=True, kv_cache_config=cache)
+        cache = {"free_gpu_memory_fraction": KV_FRACTION, "enable_block_reuse": False}
+        return Compiled(model=str(self._folder), skip_tokenizer_init=True, kv_cache_config=cache)

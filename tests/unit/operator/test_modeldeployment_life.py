@@ -134,9 +134,9 @@ def test_a_model_beyond_the_budget_is_refused_with_its_figures() -> None:
     assert [stage for stage, _ in world.player.played].count("gate") == 1
 
 
-def suite(engine: float, decision: str) -> GateSuite:
+def suite(engine: float, decision: str, **more: float) -> GateSuite:
     return GateSuite.model_validate(
-        {"name": "humaneval", "reference": 0.5, "engine": engine, "decision": decision}
+        {"name": "humaneval", "reference": 0.5, "engine": engine, "decision": decision, **more}
     )
 
 
@@ -160,6 +160,22 @@ def test_a_suite_refuses_what_it_can_tell_is_worse(measured: GateSuite, verdict:
         "humaneval 0.5 to" in world.message(KIND, NAME, "GatePassed")
         or "maxDrop 1 points, measured 2" in found["message"]
     )
+
+
+def test_the_status_tells_each_tasks_divergence_and_each_suites_count_and_intervals() -> None:
+    world = begun(gate={"suites": [{"name": "humaneval", "maxDrop": 1}]})
+    counted = {
+        "problems": 164,
+        "referenceLow": 0.42,
+        "referenceHigh": 0.58,
+        "engineLow": 0.4,
+        "engineHigh": 0.56,
+    }
+    world.player.default["gate"] = succeeded(gated(suites=[suite(0.48, "undecided", **counted)]))
+    run(world)
+    detail = status(world)["versions"][0]["gate"]["detail"]
+    assert "perplexity a 4 -> 4.12 (KL 0.02)" in detail
+    assert "humaneval 0.5 (0.42 to 0.58) -> 0.48 (0.4 to 0.56) of 164 problems" in detail
 
 
 def test_a_suite_that_is_added_is_measured() -> None:

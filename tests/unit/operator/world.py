@@ -104,7 +104,7 @@ def inspected(*published: str, shards: int = 1) -> Outcome:
 
 
 def gated(kl: float = 0.02, increase: float = 0.03, suites: Sequence[GateSuite] = ()) -> GateResult:
-    task = GateTask(name="a", reference_perplexity=4.0, engine_perplexity=4.0 * (1 + increase))
+    task = GateTask(name="a", reference_perplexity=4.0, engine_perplexity=4.0 * (1 + increase), logit_kl=kl)
     return GateResult(
         artifact=REFS["gate"],
         logit_kl=kl,

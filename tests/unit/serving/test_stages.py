@@ -19,6 +19,7 @@ from anneal_evaluation.suites import files
 from anneal_runtime import artifacts
 from anneal_runtime.errors import Refused
 from anneal_serving import (
+    blocks,
     builders,
     divergence,
     engine,
@@ -26,6 +27,7 @@ from anneal_serving import (
     inspect_stage,
     layers,
     openvino_ir,
+    openvino_layers,
     quantize,
     stages,
 )
@@ -91,6 +93,8 @@ def test_an_intact_engine_is_near_full_precision(deployed: tuple[DeploymentRun, 
     assert abs(result.perplexity_increase) < 0.5
     assert result.tokens == 8 * 38
     assert [task.name for task in result.tasks] == ["python", "text"]
+    # Both tasks have as many tokens.
+    assert sum(task.logit_kl or 0 for task in result.tasks) / 2 == pytest.approx(result.logit_kl)
 
 
 def test_full_precision_takes_the_same_road_and_passes_the_default_budget(world: World) -> None:
@@ -126,6 +130,14 @@ def test_a_second_inspection_finds_everything_published(
     inspection = inspect_stage.run(world.run())
     assert set(inspection.published) == {"quantize", "engine", "gate"}
     assert inspection.gate == deployed[1]
+
+
+def test_what_another_deployment_has_published_since_is_not_made_again(
+    deployed: tuple[DeploymentRun, GateResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "publishing", lambda *_, **__: pytest.fail("made again"))
+    for stage, module in (("quantize", quantize), ("engine", engine)):
+        assert module.run(deployed[0]).artifact == artifacts.reference(stages.uri_of(deployed[0], stage))
 
 
 def measure(checkpoint: Path, reference: Path) -> dict[int, Tally]:
@@ -193,9 +205,18 @@ def test_one_spoiled_projection_exceeds_the_default_budget_and_is_named(
         save_file(tensors | change, target / "rank0.safetensors")
         figures = gate.summary(measure(target, source), ["python", "text"])
         assert gate.beyond(Gate(), figures)
-        found = layers.examine(target, target, PROPERTIES)
+        found = openvino_layers.examine(target, target, PROPERTIES)
         assert found.startswith(f"first diverging layer {layer} of 2: hidden states are ")
         assert f"its {name} does it: its weights are 1" in found
+
+
+def test_either_library_runs_the_artifact_alike(deployed: tuple[DeploymentRun, GateResult]) -> None:
+    checkpoint = Checkpoint(folder(stages.uri_of(deployed[0], "quantize")))
+    ids = np.random.default_rng(2).integers(0, 512, 24)
+    ours, theirs = blocks.states(checkpoint, ids), openvino_layers.states(checkpoint, ids)
+    assert len(ours) == len(theirs) == 1 + checkpoint.decoder.layers
+    for one, other in zip(ours, theirs, strict=True):
+        assert layers.relative(one, other) < 1e-5
 
 
 def test_an_artifact_without_its_rope_scaling_is_named(
@@ -207,7 +228,7 @@ def test_an_artifact_without_its_rope_scaling_is_named(
     config = json.loads((target / "config.json").read_text()) | {"rotary_scaling": None}
     (target / "config.json").write_text(json.dumps(config))
     assert gate.beyond(Gate(), gate.summary(measure(target, source), ["python", "text"]))
-    assert layers.examine(target, target, PROPERTIES) == (
+    assert openvino_layers.examine(target, target, PROPERTIES) == (
         "the artifact's constants are not its model's: rope_factor is 1.0, the model's 4.0"
     )
 
@@ -221,7 +242,7 @@ def test_an_engine_that_computes_something_else_is_told_from_its_artifact(
     (target / "config.json").write_text(json.dumps(config))
     figures = gate.summary(measure(target, source), ["python", "text"])
     assert gate.beyond(Gate(), figures)
-    assert "the engine is at fault, not the weights" in layers.examine(source, target, PROPERTIES)
+    assert "the engine is at fault, not the weights" in openvino_layers.examine(source, target, PROPERTIES)
 
 
 def test_a_sentence_names_the_layer_that_does_half_of_the_worst() -> None:
@@ -320,6 +341,8 @@ def test_the_engine_that_will_serve_answers_the_suites_of_the_gate(world: World,
     (suite,) = result.suites
     assert (suite.reference, suite.decision) == (1.0, "undecided")
     assert suite.engine < 1.0
+    assert suite.problems == 3
+    assert suite.engine_low <= suite.engine <= suite.engine_high < suite.reference_high == 1.0
     assert result == inspect_stage.run(config).gate
     results = records.scores(result.artifact)
     assert results[0].value == suite.engine

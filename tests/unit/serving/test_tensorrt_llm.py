@@ -41,12 +41,12 @@ def test_every_argument_of_the_llm_api_is_one_of_its_own(scoring: bool) -> None:
 
 def test_trtllm_build_command() -> None:
     engine = Engine(max_batch_size=8, max_input_length=4096, max_sequence_length=6144)
-    command = tensorrt_llm.build_command(Path("/c"), Path("/e"), engine, Path("/tmp/t"))
+    command = tensorrt_llm.build_command(Path("/c"), Path("/e"), engine, Path("/tmp/timing.cache"))
     assert " ".join(command) == (
         "trtllm-build --checkpoint_dir /c --output_dir /e --gemm_plugin auto --max_batch_size 8 "
         "--max_input_len 4096 --max_seq_len 6144 --max_num_tokens 2048 --use_paged_context_fmha enable "
-        "--kv_cache_type paged --input_timing_cache /tmp/t/timing.cache "
-        "--output_timing_cache /tmp/t/timing.cache --gather_context_logits"
+        "--kv_cache_type paged --input_timing_cache /tmp/timing.cache "
+        "--output_timing_cache /tmp/timing.cache --gather_context_logits"
     )
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from anneal_api import outcome
 from anneal_api.modeldeployment import Gate, GateScore, GateSuite
-from anneal_api.outcome import GateResult
+from anneal_api.outcome import GateResult, GateTask
 
 DIGITS = 6
 MOST_TASKS = 8
@@ -12,9 +13,9 @@ MOST_TASKS = 8
 def figures(result: GateResult) -> GateScore:
     """Return the measurement as text, for the status."""
     worst = sorted(result.tasks, key=lambda t: t.reference_perplexity / max(t.engine_perplexity, 1e-30))
-    tasks = ", ".join(
-        f"{t.name} {t.reference_perplexity:.4g} -> {t.engine_perplexity:.4g}" for t in worst[:MOST_TASKS]
-    )
+    tasks = ", ".join(map(_task, worst[:MOST_TASKS]))
+    suites = [_suite(suite) for suite in result.suites if suite.problems]
+    told = [f"{result.tokens} tokens; perplexity {tasks}", *suites, result.diagnosis]
     return GateScore(
         logit_kl=f"{result.logit_kl:.{DIGITS}g}",
         perplexity_increase=f"{result.perplexity_increase:.{DIGITS}g}",
@@ -28,8 +29,20 @@ def figures(result: GateResult) -> GateScore:
             )
             for suite in result.suites
         ],
-        detail="; ".join(filter(None, (f"{result.tokens} tokens; perplexity {tasks}", result.diagnosis))),
+        detail="; ".join(filter(None, told)),
     )
+
+
+def _task(task: GateTask) -> str:
+    divergence = "" if task.logit_kl is None else f" (KL {task.logit_kl:.4g})"
+    return f"{task.name} {task.reference_perplexity:.4g} -> {task.engine_perplexity:.4g}{divergence}"
+
+
+def _suite(suite: outcome.GateSuite) -> str:
+    """Return a suite's scores with their 95% intervals and the count behind them."""
+    full = f"{suite.reference:.3g} ({suite.reference_low:.3g} to {suite.reference_high:.3g})"
+    engine = f"{suite.engine:.3g} ({suite.engine_low:.3g} to {suite.engine_high:.3g})"
+    return f"{suite.name} {full} -> {engine} of {suite.problems} problems"
 
 
 def beyond(budget: Gate, score: GateScore) -> str:

@@ -1,4 +1,5 @@
-"""The model repository Triton is started with: preprocessing, tensorrt_llm, postprocessing, and their ensemble.
+"""The model repository Triton is started with: preprocessing, tensorrt_llm, postprocessing, and their ensemble; beside an engine of
+TensorRT-LLM also tensorrt_llm_bls.
 
 The runtimes differ in one model's backend. Formats: Triton's model_config.proto; names and parameters
 of `inflight_batcher_llm` in TensorRT-LLM 1.2.
@@ -18,7 +19,7 @@ from anneal_serving.triton import tensors
 from anneal_serving.triton.pbtxt import Symbol, parameters, render
 from anneal_serving.triton.tensors import Tensor
 
-LOADED = (tensors.MODEL, tensors.PREPROCESSING, tensors.POSTPROCESSING, tensors.ENSEMBLE)
+COMMON = (tensors.MODEL, tensors.PREPROCESSING, tensors.POSTPROCESSING, tensors.ENSEMBLE)
 
 _STUB = """\
 import locale
@@ -56,13 +57,20 @@ class Plan:
 
 
 def write(plan: Plan, root: Path) -> None:
-    """Write the four models into `root`."""
+    """Write the models into `root`."""
     engine, module = _ENGINES[plan.engine.runtime]
     _model(root, engine(plan), _stub(plan, module, "TritonPythonModel") if module else None)
     _warm_up(root / tensors.MODEL / "warmup", plan)
     _model(root, preprocessing(plan), _stub(plan, "text", "Preprocessing"))
     _model(root, postprocessing(plan), _stub(plan, "text", "Postprocessing"))
     _model(root, ensemble(plan), None)
+    if tensors.BLS in loaded(plan.engine):
+        _model(root, bls(plan), _stub(plan, "bls", "TritonPythonModel"))
+
+
+def loaded(engine: Engine) -> tuple[str, ...]:
+    """Return the models that a server of this engine loads; on a CPU another process of Python would be at its cost."""
+    return COMMON if engine.runtime == "openvino" else (*COMMON, tensors.BLS)
 
 
 def _model(root: Path, config: dict[str, Any], code: str | None) -> None:
@@ -250,6 +258,21 @@ def ensemble(plan: Plan) -> dict[str, Any]:
         "input": [_input(tensor, False) for tensor in _ENSEMBLE_INPUTS.values()],
         "output": [_tensor(Tensor("text_output", "STRING", (-1,)))],
         "ensemble_scheduling": {"step": steps},
+    }
+
+
+def bls(plan: Plan) -> dict[str, Any]:
+    """Return the config of the model that calls the others: a request a call, as many at once as the engine has slots."""
+    values = {"tokenizer_dir": str(plan.folder), "max_batch_size": str(plan.engine.max_batch_size)}
+    return {
+        "name": tensors.BLS,
+        "backend": "python",
+        "max_batch_size": 1,
+        "model_transaction_policy": {"decoupled": True},
+        "input": [_input(tensor, False) for tensor in _ENSEMBLE_INPUTS.values()],
+        "output": [_tensor(Tensor("text_output", "STRING", (-1,)))],
+        "instance_group": {"count": 1, "kind": Symbol("KIND_CPU")},
+        "parameters": parameters(values),
     }
 
 

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_api.outcome import EXIT_CODES, Outcome
 from anneal_api.runs import DeploymentRun
 from anneal_runtime import artifacts, stage
@@ -40,7 +41,7 @@ def main() -> int:
         work = Path(os.environ.get(ENV_WORK, "/work"))
         triton = find_triton()
         write_repository(run, work)
-        command = arguments(triton, work, backends(triton, work), run.spec.drain_seconds, ports())
+        command = arguments(triton, work, backends(triton, work), run.spec, ports())
     except StageError as error:
         verdict = "Refused" if isinstance(error, Refused) else "Retry"
         outcome = Outcome(verdict=verdict, reason=error.reason, message=error.message[:2048])
@@ -57,10 +58,11 @@ def write_repository(run: DeploymentRun, work: Path) -> None:
     """Open the run's engine and write the model repository for it.
 
     Raises:
-        Refused: the engine was built for another version or compute capability.
+        Refused: the engine was built for another version or compute capability, or this pod has another.
     """
     folder, manifest = artifacts.open_artifact(stages.uri_of(run, "engine"), work / "cache")
     builders.check(manifest.metadata["builder"], run.spec, run.accelerator)
+    builders.check_here(run.spec, run.accelerator)
     plan = repository.Plan(
         engine=run.spec.engine,
         folder=folder,
@@ -76,11 +78,11 @@ def write_repository(run: DeploymentRun, work: Path) -> None:
 
 
 def arguments(
-    triton: Path, work: Path, backend_folder: Path, drain: int, at: tuple[int, int, int]
+    triton: Path, work: Path, backend_folder: Path, spec: ModelDeploymentSpec, at: tuple[int, int, int]
 ) -> list[str]:
     """Return tritonserver's command line.
 
-    Models are loaded once and never polled; running streams get `drain` seconds after SIGTERM; pings
+    Models are loaded once and never polled; running streams get spec.drainSeconds after SIGTERM; pings
     let a gateway notice a dead node within seconds.
     """
     http, grpc, metrics = at
@@ -89,8 +91,8 @@ def arguments(
         f"--model-repository={work / 'models'}",
         f"--backend-directory={backend_folder}",
         "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in repository.LOADED),
-        f"--exit-timeout-secs={drain}",
+        *(f"--load-model={name}" for name in repository.loaded(spec.engine)),
+        f"--exit-timeout-secs={spec.drain_seconds}",
         f"--http-port={http}",
         f"--grpc-port={grpc}",
         f"--metrics-port={metrics}",

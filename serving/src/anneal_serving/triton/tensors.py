@@ -10,6 +10,7 @@ MODEL = "tensorrt_llm"
 PREPROCESSING = "preprocessing"
 POSTPROCESSING = "postprocessing"
 ENSEMBLE = "ensemble"
+BLS = "tensorrt_llm_bls"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ import asyncio
 import json
 import logging
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.gateway_front import Echo, Front, version_of
 
@@ -302,6 +305,94 @@ async def test_nobody_gets_anothers_text(front: Front, tmp_path: Path) -> None:
     await asyncio.gather(*(ask(number) for number in range(16, 32)))
     assert front.router.current is not None
     assert front.router.current.routes[0].balancer.waiting == 0
+
+
+GOOD = st.fixed_dictionaries(
+    {"stream": st.booleans()},
+    optional={
+        "temperature": st.floats(0, 2),
+        "max_tokens": st.integers(1, 60),
+        "seed": st.integers(0, 3),
+        "stop": st.lists(st.text(min_size=1, max_size=3), max_size=3),
+        "stream_options": st.just({"include_usage": True}),
+    },
+)
+NAMES = (
+    "temperature",
+    "max_tokens",
+    "stop",
+    "logprobs",
+    "top_p",
+    "suffix",
+    "response_format",
+    "stream",
+    "nonsense",
+)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2**33),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+    st.sampled_from([[], {}, {"type": "json_object"}, {"type": "regex", "regex": "[a"}]),
+)
+FIELDS = GOOD | st.builds(
+    lambda good, name, value: good | {name: value}, GOOD, st.sampled_from(NAMES), VALUES
+)
+FUZZ = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_made_up_requests_are_no_500_and_show_nobody_elses_text(front: Front, tmp_path: Path) -> None:
+    """Several at once, each with a text of its own, over slots, queue, memory and keys that they share."""
+    for name in ("alice", "bob"):
+        (front.keys / name).write_text(f"sk-{name}")
+    front.app = Gateway(front.router, Keys(front.keys), Echo()).app()
+    seen = Counter[int]()
+
+    async def ask(number: int, fields: dict[str, Any]) -> tuple[int, str]:
+        path = ("completions", "chat/completions")[number % 2]
+        text = own(number)
+        prompt = {"prompt": text} if number % 2 == 0 else {"messages": [{"role": "user", "content": text}]}
+        answer = await front.post(path, key=f"sk-{('alice', 'bob')[number // 2 % 2]}", **prompt, **fields)
+        return answer.status_code, answer.text
+
+    @FUZZ
+    @given(st.lists(FIELDS, min_size=2, max_size=8))
+    def fuzz(made: list[dict[str, Any]]) -> None:
+        front.configure(cache=True, api_keys=True)
+
+        async def all_at_once() -> list[tuple[int, str]]:
+            return await asyncio.gather(*(ask(number, fields) for number, fields in enumerate(made)))
+
+        for number, (status, text) in enumerate(asyncio.run(all_at_once())):
+            seen[status] += 1
+            assert status < 500, text
+            others = [other for other in range(len(made)) if other != number and own(other) in shown(text)]
+            assert not others, f"{number} was shown the text of {others}: {text}"
+
+    fuzz()
+    assert seen[200] > 20 < seen[400], seen
+
+
+def own(number: int) -> str:
+    return f"secret {number} of somebody"
+
+
+def shown(text: str) -> str:
+    """Return what a client reads: of a stream its parts joined, else the body as it is."""
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    choices = [choice for event in events for choice in event.get("choices", ())]
+    return (
+        "".join(choice.get("text") or choice.get("delta", {}).get("content", "") for choice in choices)
+        or text
+    )
 
 
 async def test_an_id_that_would_break_a_log_is_replaced(front: Front) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from anneal_api.modeldeployment import Engine, Quantization
-from anneal_serving import gate, quantize, tensorrt_llm, unified
+from anneal_serving import blocks, engine, gate, inspect_stage, layers, quantize, tensorrt_llm, unified
 from anneal_serving.checkpoint import Checkpoint
 from anneal_serving.divergence import compare, read_rows
 from anneal_serving.triton import generation
@@ -21,7 +22,7 @@ from anneal_serving.triton.generation import Generation
 from anneal_serving.triton.llm_queue import LlmQueue, sampling
 from anneal_serving.triton.load import Load
 
-from ..conftest import torch_model
+from ..conftest import World, torch_model
 
 STANDIN = Path(__file__).parents[3] / "standin"
 SLOTS = 2
@@ -163,7 +164,7 @@ def test_sampling_is_asked_for_by_the_apis_names(llm_api: Any) -> None:
 
 def test_the_gate_measures_through_the_same_api(llm_api: Any, folder: Path, model_folder: Path) -> None:
     rows = read_rows(model_folder / "reference.safetensors")
-    logits = tensorrt_llm.logits(folder, ENGINE)
+    logits = tensorrt_llm.Library(folder, ENGINE).logits
     tallies = {
         0: sum(
             (compare(row, [(0, logits(row.input_ids))]) for row in rows[1:]),
@@ -171,3 +172,38 @@ def test_the_gate_measures_through_the_same_api(llm_api: Any, folder: Path, mode
         )
     }
     assert gate.summary(tallies, ["python"])["logitKL"] < 1e-5
+
+
+def test_a_gate_beyond_its_budget_looks_for_the_layer_here_too(llm_api: Any, world: World) -> None:
+    limits = {"runtime": "tensorrt-llm-pytorch", "maxInputLength": 64, "maxSequenceLength": 128}
+    run = world.run(quantization={"method": "none"}, engine=limits, gate={"maxLogitKL": 1e-12})
+    run = run.model_copy(update={"inspection": inspect_stage.run(run)})
+    quantize.run(run)
+    engine.run(run)
+    found = gate.run(run)
+    assert found.logit_kl < 1e-5
+    assert found.diagnosis.startswith("first diverging layer")
+    assert "none of its projections stands out" in found.diagnosis
+
+
+def test_a_spoiled_projection_and_a_spoiled_engine_are_told_apart(
+    llm_api: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    probe = quantize.probe_row(model_folder)
+    quantize.quantize(model_folder, tmp_path, Quantization(method="none"), [], probe)
+    sound = opened_from(tmp_path, tmp_path / "sound")
+    tensors = load_file(tmp_path / "rank0.safetensors")
+    name = "transformer.layers.1.mlp.proj.weight"
+    save_file(tensors | {name: tensors[name][::-1].copy()}, tmp_path / "rank0.safetensors")
+    of_its_artifact = layers.examine(
+        tmp_path, blocks.states, opened_from(tmp_path, tmp_path / "spoiled").logits
+    )
+    assert of_its_artifact.startswith("first diverging layer 1 of 2")
+    assert "its mlp.proj does it" in of_its_artifact
+    assert "the engine is at fault" in layers.examine(tmp_path, blocks.states, sound.logits)
+
+
+def opened_from(checkpoint: Path, folder: Path) -> tensorrt_llm.Library:
+    folder.mkdir()
+    unified.write(Checkpoint(checkpoint), folder)
+    return tensorrt_llm.Library(folder, ENGINE)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import torch
@@ -82,6 +83,26 @@ def test_an_answer_is_the_models_own(served: Served, world: Any) -> None:
 def test_the_load_is_told_under_the_same_names(served: Served) -> None:
     assert served.gauge("anneal_requests_active") == 0
     assert served.gauge("anneal_requests_waiting") == 0
+
+
+def test_text_streams_through_the_model_that_calls_the_others(served: Served) -> None:
+    url = f"http://127.0.0.1:{served.ports[0]}/v2/models/tensorrt_llm_bls"
+    body = {"text_input": "def f(x):", "max_tokens": 24, "top_k": 1}
+    with served.client as client:
+        same = client.completions.create(model="tiny", prompt="def f(x):", max_tokens=24, temperature=0)
+    assert httpx.post(f"{url}/generate", json=body).json()["text_output"] == same.choices[0].text
+    lines = httpx.post(f"{url}/generate_stream", json=body | {"stream": True}).text.splitlines()
+    parts = [json.loads(line.removeprefix("data: "))["text_output"] for line in lines if line]
+    assert len(parts) > 4
+    assert "".join(parts) == same.choices[0].text
+    assert not any(part.endswith("�") for part in parts[:-1]), "half a character"
+
+
+def test_an_error_of_the_engine_reaches_who_asked_by_text(served: Served) -> None:
+    url = f"http://127.0.0.1:{served.ports[0]}/v2/models/tensorrt_llm_bls/generate"
+    refused = httpx.post(url, json={"text_input": "x", "max_tokens": 600})
+    assert refused.status_code >= 400
+    assert "maxSequenceLength" in refused.text
 
 
 def stub_of(replica: int) -> int:

@@ -35,9 +35,24 @@ def models(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return written(tmp_path, request.param)
 
 
-def test_the_four_models_of_the_engine_repository(models: dict[str, Any]) -> None:
-    assert set(models) == {"preprocessing", "tensorrt_llm", "postprocessing", "ensemble"}
+def test_the_models_of_the_repository(models: dict[str, Any]) -> None:
+    common = {"preprocessing", "tensorrt_llm", "postprocessing", "ensemble"}
+    on_cpu = "properties" in models["tensorrt_llm"].parameters
+    assert set(models) == (common if on_cpu else {*common, "tensorrt_llm_bls"})
     assert all(name == config.name for name, config in models.items())
+    runtime = "openvino" if on_cpu else "tensorrt-llm-engine"
+    assert set(models) == set(repository.loaded(Engine(runtime=runtime)))
+
+
+def test_bls_takes_and_returns_what_the_ensemble_does_as_a_stream(tmp_path: Path) -> None:
+    models = written(tmp_path, "tensorrt-llm-engine")
+    bls, ensemble = models["tensorrt_llm_bls"], models["ensemble"]
+    assert bls.model_transaction_policy.decoupled
+    assert list(bls.input) == list(ensemble.input)
+    assert list(bls.output) == list(ensemble.output)
+    assert bls.parameters["max_batch_size"].string_value == "6"
+    code = (tmp_path / "tensorrt_llm_bls/1/model.py").read_text()
+    assert "from anneal_serving.triton.bls import TritonPythonModel" in code
 
 
 def test_all_runtimes_take_and_return_the_same_tensors(models: dict[str, Any]) -> None:

@@ -5,17 +5,26 @@ from pathlib import Path
 
 import pytest
 
+from anneal_api.modeldeployment import ModelDeploymentSpec
 from anneal_runtime.errors import Refused
 from anneal_serving.triton import serve
 
 
 def test_command_line_loads_once_and_drains(tmp_path: Path) -> None:
-    command = serve.arguments(tmp_path / "t", tmp_path, tmp_path / "b", 120, (1, 2, 3))
+    command = serve.arguments(tmp_path / "t", tmp_path, tmp_path / "b", spec("openvino"), (1, 2, 3))
     assert command[0] == str(tmp_path / "t/bin/tritonserver")
     assert {"--model-control-mode=explicit", "--load-model=tensorrt_llm", "--exit-timeout-secs=120"} <= set(
         command
     )
     assert {"--http-port=1", "--grpc-port=2", "--metrics-port=3"} <= set(command)
+    assert "--load-model=tensorrt_llm_bls" not in command
+    engine = serve.arguments(tmp_path, tmp_path, tmp_path, spec("tensorrt-llm-engine"), (1, 2, 3))
+    assert {"--load-model=ensemble", "--load-model=tensorrt_llm_bls"} <= set(engine)
+
+
+def spec(runtime: str) -> ModelDeploymentSpec:
+    fields = {"model": {"uri": "file:///m"}, "engine": {"runtime": runtime}, "drainSeconds": 120}
+    return ModelDeploymentSpec.model_validate(fields)
 
 
 def test_ports_are_the_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
