@@ -126,7 +126,12 @@ class Telemetry:
         self._requests = Counter(
             "anneal_gateway_requests", "Requests, ended.", ["route", "code"], registry=self.registry
         )
-        self._tokens = Counter("anneal_gateway_tokens", "Tokens.", ["kind"], registry=self.registry)
+        self._tokens = Counter(
+            "anneal_gateway_tokens",
+            "Tokens, by client where keys are.",
+            ["kind", "client"],
+            registry=self.registry,
+        )
         self._retries = Counter("anneal_gateway_retries", "Moves to another replica.", registry=self.registry)
         self._cached = Counter("anneal_gateway_cached", "Answers from memory.", registry=self.registry)
         self._current: str | None = None
@@ -175,8 +180,8 @@ class Telemetry:
         """Count and log a request that has ended."""
         now = time.monotonic()
         self._requests.labels(record.route, str(record.status)).inc()
-        self._tokens.labels("prompt").inc(record.prompt_tokens)
-        self._tokens.labels("completion").inc(record.completion_tokens)
+        self._tokens.labels("prompt", record.client).inc(record.prompt_tokens)
+        self._tokens.labels("completion", record.client).inc(record.completion_tokens)
         self._retries.inc(record.retries)
         self._cached.inc(record.cached)
         self._seconds.observe(now - record.began)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from tests.gateway_front import Echo, Front, version_of
 
 from anneal_runtime.chat import ChatEncoder
@@ -72,6 +73,22 @@ async def test_a_keys_limits_end_in_429(front: Front, caplog: pytest.LogCaptureF
     records = [vars(record) for record in caplog.records]
     assert [record["client"] for record in records] == ["bob", "bob"]
     assert "sk-bob" not in str(records)
+
+
+async def test_tokens_are_counted_for_each_client(front: Front) -> None:
+    await front.chat()
+    front.configure(api_keys=True)
+    for client in ("alice", "bob"):
+        (front.keys / client).write_text(f"sk-{client}")
+    for client in ("alice", "bob", "bob"):
+        assert (await front.chat(key=f"sk-{client}")).is_success
+    assert (await front.chat(key="sk-nobody")).status_code == 401
+    answered = len(front.script.steps)
+    found = {
+        s.labels["client"]: s.value
+        for s in await samples(front, "anneal_gateway_tokens_total", kind="completion")
+    }
+    assert found == {"": answered, "alice": answered, "bob": 2 * answered}
 
 
 async def test_answers_are_kept_only_when_asked_for(front: Front) -> None:
@@ -433,8 +450,13 @@ async def test_what_each_version_does_is_counted_for_the_step_of_a_rollout(front
 
 
 async def counts(front: Front) -> dict[tuple[str, str], float]:
+    found = await samples(front, "anneal_version_requests_total")
+    return {(s.labels["version"], s.labels["outcome"]): s.value for s in found}
+
+
+async def samples(front: Front, name: str, **labels: str) -> list[Sample]:
+    """Return what the gateway tells of a metric."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(front.app), base_url="http://g") as client:
         text = (await client.get("/metrics")).text
-    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    found = [s for s in samples if s.name == "anneal_version_requests_total"]
-    return {(s.labels["version"], s.labels["outcome"]): s.value for s in found}
+    found = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == name]
+    return [s for s in found if labels.items() <= s.labels.items()]
