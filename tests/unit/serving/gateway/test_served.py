@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.dashboard import asked
 
 from anneal_api.artifacts import STAGE_KINDS
 from anneal_api.base import wire
@@ -293,6 +295,11 @@ def test_load_is_reported_by_replica_and_gateway(served: Served) -> None:
     text = httpx.get(f"{served.url}/metrics").text
     assert 'anneal_gateway_requests_total{code="200",route="chat.completions"}' in text
     assert "anneal_requests_waiting 0.0" in text
+    families = text_string_to_metric_families(text)
+    answered = {sample.name for family in families for sample in family.samples}
+    wanted = asked("anneal_gateway_") | asked("anneal_requests_") | asked("anneal_kv_")
+    assert len(wanted) > 6
+    assert wanted - answered <= set(names)  # which the replica has been asked for
 
 
 def test_an_answer_keeps_to_its_format(served: Served) -> None:
