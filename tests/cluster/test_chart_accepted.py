@@ -1,7 +1,7 @@
 """All that the chart can render is accepted by a real API server: strictly, and under restricted Pod Security.
 
 On an API server of the test's own (`own_server`), which needs no node: a create is tried out with every field known and every
-pod restricted. Kinds of the Prometheus operator are not among them; tests/chart judges those as rendered.
+pod restricted. Kinds of the Prometheus operator are not among them; test_others_kinds.py has those.
 """
 
 import subprocess

@@ -1,6 +1,6 @@
 """The samples as a real API server takes them. KEDA's and the Gateway API's kinds are not in the local cluster.
 
-test_route_accepted.py has the latter's on an API server of its own.
+test_others_kinds.py has both on an API server of its own.
 """
 
 from pathlib import Path
