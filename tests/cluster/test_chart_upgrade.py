@@ -4,6 +4,8 @@ On an API server of the test's own (`own_server`): what is at stake is kept ther
 release is this chart with CRDs that lack fields which have come since.
 """
 
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import yaml
 from cluster import tools
 from tests.cluster.administrator import administrator
 from tests.cluster.own_server import CRD_PATH, ROOT, TEAM, Json, OwnServer, served, until
+from tests.cluster.test_chart_accepted import EVERYTHING
 
 pytestmark = pytest.mark.cluster
 CHART = ROOT / "charts" / "anneal"
@@ -23,6 +26,12 @@ NEWER = {"finetunejobs": ["telemetry"], "modeldeployments": ["drainSeconds"]}
 GROUP = f"/apis/anneal.dev/v1alpha1/namespaces/{TEAM}"
 MERGE = "application/merge-patch+json"
 STATUS: Json = {"phase": "Complete", "conditions": [], "acceleratorSeconds": 7}
+LEFT = {
+    "CustomResourceDefinition finetunejobs.anneal.dev",
+    "CustomResourceDefinition modeldeployments.anneal.dev",
+    "Namespace anneal-system",
+}
+"""What helm leaves; the operator's own Lease and what a failed `helm test` left are no part of a release."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,13 +50,33 @@ class Release:
         self._environment = administrator(server, folder)
 
     def helm(self, *words: object) -> None:
-        command = [str(word) for word in (tools.binary("helm"), *words, "--namespace", "anneal-system")]
+        self._run("helm", *words, "--namespace", "anneal-system")
+
+    def _run(self, tool: str, *words: object) -> str:
+        command = [str(word) for word in (tools.binary(tool), *words)]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def installed(self) -> set[str]:
+        """Return everything in the cluster, of every kind, that helm has made."""
+        kinds = self._run("kubectl", "api-resources", "--verbs=list", "-o", "name").split()
+        listed = self._run("kubectl", "get", ",".join(kinds), "-A", "-o", "json", "--show-managed-fields")
+        return {told(each) for each in json.loads(listed)["items"] if "helm" in managers(each)}
 
     def knows(self, plural: str, field: str) -> bool:
         crd = self.server.call("GET", f"{CRD_PATH}/{plural}.anneal.dev")
         return crd is not None and field in _spec_of(crd)
+
+
+def managers(obj: Json) -> set[str]:
+    """Return who has written an object."""
+    return {field["manager"].lower() for field in obj["metadata"].get("managedFields", [])}
+
+
+def told(obj: Json) -> str:
+    meta = obj["metadata"]
+    return " ".join([obj["kind"], *filter(None, [meta.get("namespace")]), meta["name"]])
 
 
 def _spec_of(crd: Json) -> Json:
@@ -152,3 +181,14 @@ def test_a_release_after_an_uninstall_takes_what_was_kept(release: Release) -> N
     release.helm("uninstall", "anneal")
     release.helm("install", "anneal", CHART)
     assert everything(release.server) == before
+
+
+def test_an_uninstall_leaves_what_is_documented_and_nothing_else(release: Release) -> None:
+    """The Prometheus operator's kinds apart, which this API server does not have."""
+    wanted = [each for each in EVERYTHING if not re.match(r"metrics\.(serviceMonitor|prometheusRule)", each)]
+    release.helm("install", "anneal", CHART, "--create-namespace", *(f"--set={each}" for each in wanted))
+    assert len(release.installed()) > 30
+    release.helm("uninstall", "anneal")
+    assert release.installed() == LEFT
+    page = (ROOT / "docs" / "operations.md").read_text().partition("## Uninstall")[2].partition("\n## ")[0]
+    assert [each for each in LEFT if each.split()[-1] not in page] == []
