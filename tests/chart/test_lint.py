@@ -17,7 +17,8 @@ VARIANTS = {
     "default": [],
     "everything": [f"{part}.enabled=true" for part in [*ON, "networkPolicies"]]
     + ["watchNamespaces={a,b}", "prepull[0].accelerator=a10-24g,prepull[0].images={serving}"]
-    + ["prepull[0].weights={s3://models/base},prepull[0].weightsSize=80Gi"],
+    + ["prepull[0].weights={s3://models/base},prepull[0].weightsSize=80Gi"]
+    + ["prepull[0].weightsSecretRef.name=s3-models"],
     "namespace": ["rbac.scope=namespace", "secretLabels.enforced=false", "operator.replicas=1"],
     "pinned": [f"images.{name}.digest={DIGEST}" for name in ("operator", "trainers", "serving")],
 }

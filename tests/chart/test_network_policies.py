@@ -35,9 +35,14 @@ PODS: dict[str, Pod] = {
 
 
 @cache
-def policies(*arguments: str) -> list[dict[str, Any]]:
+def documents(*arguments: str) -> list[dict[str, Any]]:
+    """Return the chart with policies, for two namespaces; rendered once for all who ask the same."""
     settings = ["--set", "watchNamespaces={team,other}", "--set", "networkPolicies.enabled=true", *arguments]
-    return of("NetworkPolicy", render("--namespace", "system", *settings))
+    return render("--namespace", "system", *settings)
+
+
+def policies(*arguments: str) -> list[dict[str, Any]]:
+    return of("NetworkPolicy", documents(*arguments))
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
