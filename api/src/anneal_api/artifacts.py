@@ -32,6 +32,8 @@ Kind = Literal[
 MANIFEST = "manifest.json"
 DATA_REPORT = "report.html"
 """In a dataset: what became of the rows, for a person to read."""
+DATA_FIGURES = "report.json"
+"""Beside it: the same as data."""
 
 STAGE_VERSIONS = {
     "shard": 2,

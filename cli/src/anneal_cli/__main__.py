@@ -316,8 +316,17 @@ def _with_events(kubectl: Kubectl, name: str) -> tuple[Object, list[Object]]:
 def report_command(kubectl: Kubectl, name: str, to: Path) -> None:
     """Write the report of a FineTuneJob: one HTML page that needs no network."""
     resource, events = _with_events(kubectl, name)
-    to.write_text(report.page(resource, events, _steps(kubectl, resource)))
+    steps = _steps(kubectl, resource)
+    to.write_text(report.page(resource, events, steps, _samples(kubectl, resource)))
     click.echo(str(to))
+
+
+def _samples(kubectl: Kubectl, resource: Object) -> list[Object]:
+    """Return the rows that the report of the data set shows; none before there is one."""
+    dataset = resource.get("status", {}).get("artifacts", {}).get("dataset")
+    if dataset is None:
+        return []
+    return kubectl.answer(reader.samples(reader.plan_of(kubectl, resource), dataset["uri"]))
 
 
 @anneal.command()

@@ -66,6 +66,11 @@ def steps(config_map: Object) -> Object:
     return pod(config_map, run, ["ledger", runs_folder(run)], writes=False)
 
 
+def samples(config_map: Object, dataset: str) -> Object:
+    """Return the pod that tells the rows that the report of a run's data set shows."""
+    return pod(config_map, run_of(config_map), ["samples", dataset], writes=False)
+
+
 def artifacts(config_map: Object) -> Object:
     """Return the pod that tells what lies in the store of a run."""
     run = run_of(config_map)

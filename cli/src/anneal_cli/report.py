@@ -13,8 +13,10 @@ from anneal_cli.kubectl import Object
 from anneal_operator import times
 
 
-def page(resource: Object, events: list[Object], steps: Sequence[dict[str, Any]]) -> str:
-    """Return the page of a FineTuneJob from its spec, its status, its events and its ledger."""
+def page(
+    resource: Object, events: list[Object], steps: Sequence[dict[str, Any]], samples: Sequence[Object] = ()
+) -> str:
+    """Return the page of a FineTuneJob from its spec, its status, its events, its ledger and its data set's report."""
     status = FineTuneJobStatus.model_validate(resource.get("status", {}))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("anneal_cli", "."), autoescape=True, undefined=jinja2.StrictUndefined
@@ -24,6 +26,7 @@ def page(resource: Object, events: list[Object], steps: Sequence[dict[str, Any]]
         namespace=resource["metadata"].get("namespace", ""),
         status=status,
         curves=_drawn(steps),
+        samples=samples,
         attempts=[(attempt, pace(attempt)) for attempt in status.attempts],
         change=change,
         spec=difference.flat(wire(FineTuneJobSpec.model_validate(resource["spec"]))),

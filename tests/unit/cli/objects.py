@@ -92,6 +92,20 @@ def steps(count: int = 100) -> list[dict[str, Any]]:
     ]
 
 
+SAMPLES = [
+    {
+        "task": "write",
+        "file": "a-file-with-a-name-that-is-long-and-has-no-place-to-break-at-all/within/another.py",
+        "line": 7,
+        "what": "changed",
+        "before": "<script>console.error(1)</script>mail <EMAIL>" + "wide" * 200,
+        "after": "mail",
+    },
+    {"task": "read", "file": "b.jsonl", "line": 1, "what": "tooShort", "before": "x = 1", "after": ""},
+]
+"""Rows that the report of a data set shows."""
+
+
 def plan_map() -> dict[str, Any]:
     """Return the ConfigMap with the plan of `job()`."""
     profile = {"name": "cpu", "memoryGib": 8, "overlay": {"imagePullSecrets": ["pull"]}}

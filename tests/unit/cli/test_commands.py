@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from objects import STATUS, Terminal, deployment, job, plan_map, steps, told
+from objects import SAMPLES, STATUS, Terminal, deployment, job, plan_map, steps, told
 
 from anneal_cli import completion
 from anneal_cli.__main__ import anneal
@@ -204,8 +204,28 @@ def test_a_report_is_written(cluster: Answers, tmp_path: Path) -> None:
         f"get events --output json --field-selector involvedObject.uid={job()['metadata']['uid']}",
         {"items": []},
     )
+    written = tmp_path / "report.html"
+    assert run("report", "tune", "--to", str(written)).exit_code == 0
+    assert "<svg" in written.read_text()
+
+
+@pytest.mark.slow  # matplotlib takes two seconds to import
+def test_a_report_shows_rows_once_there_is_a_data_set(cluster: Answers, tmp_path: Path) -> None:
+    dataset = {"uri": f"{HOME}/dataset/0a", "digest": "sha256:0"}
+    published = {**STATUS, "artifacts": {"dataset": dataset}}
+    cluster(f"get {FTJ} --output json", {"items": [job(status=published)]})
+    cluster(
+        f"get events --output json --field-selector involvedObject.uid={job()['metadata']['uid']}",
+        {"items": []},
+    )
+    reads(cluster, steps())
+    cluster("create --filename - --output name.next", "pod/rows\n")
+    cluster("logs pod/rows", "\n".join(map(json.dumps, SAMPLES)))
+    cluster("get pod/rows --output json", {"status": {"phase": "Succeeded"}})
+    cluster("delete pod/rows --wait=false --ignore-not-found", "")
     assert run("report", "tune", "--to", str(tmp_path / "report.html")).exit_code == 0
-    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert "tooShort" in (tmp_path / "report.html").read_text()
+    assert calls(tmp_path)[-1] == "delete pod/rows --wait=false --ignore-not-found"
 
 
 def test_the_story_is_told(cluster: Answers) -> None:
@@ -274,6 +294,12 @@ def test_a_plan_needs_no_cluster(
     settings = {"items": [{"data": {"config.yaml": yaml.safe_dump(profile)}}]}
     cluster(f"get configmaps --output json --all-namespaces {operators}", settings)
     assert run("plan", *options).exit_code == code
+
+
+def test_every_command_speaks_json_but_the_one_that_writes_a_page() -> None:
+    options = {name: {o for p in each.params for o in p.opts} for name, each in anneal.commands.items()}
+    assert len(options) > 8
+    assert [name for name, known in options.items() if "--output" not in known] == ["report"]
 
 
 def test_names_and_commands_are_completed(cluster: Answers) -> None:

@@ -38,6 +38,13 @@ def test_the_steps_are_read_beside_the_store_alone() -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"]
 
 
+def test_rows_are_read_from_the_data_set() -> None:
+    dataset = "pvc://store/artifacts/demo/dataset/0a"
+    (container,) = reader.samples(plan_map(), dataset)["spec"]["containers"]
+    assert container["command"][4:] == ["samples", dataset]
+    assert {m["readOnly"] for m in container["volumeMounts"] if m["name"].startswith("claim")} == {True}
+
+
 def test_the_operator_does_not_take_it_for_a_stage() -> None:
     metadata = reader.artifacts(plan_map())["metadata"]
     assert "ownerReferences" not in metadata

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from objects import STATUS, job, steps
+from objects import SAMPLES, STATUS, job, steps
 
 from anneal_api.finetunejob import Attempt
 from anneal_cli import report
@@ -58,6 +58,13 @@ def test_what_users_wrote_is_text() -> None:
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "No step is recorded yet" in page
+
+
+def test_rows_are_shown_as_text() -> None:
+    page = report.page(job(), [], [], SAMPLES)
+    assert all(said in page for said in ("tooShort", "b.jsonl:1", "x = 1", "&lt;EMAIL&gt;"))
+    assert "<script" not in page
+    assert "Rows that were" not in report.page(job(), [], [])
 
 
 def test_suites_are_told_where_they_were_run() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import WIDTHS, opened
-from objects import STATUS, job, steps
+from objects import SAMPLES, STATUS, job, steps
 
 from anneal_cli import report
 
@@ -29,7 +29,7 @@ def test_the_report_opens_without_a_word_or_a_request_and_draws_its_curves(
     device: str, tmp_path: Path
 ) -> None:
     told = job(status={**STATUS, "acceleratorSeconds": 4711})
-    seen = opened(report.page(told, [], steps()), WIDTHS[device], tmp_path)
+    seen = opened(report.page(told, [], steps(), SAMPLES), WIDTHS[device], tmp_path)
     assert (seen.console, seen.addresses) == ([], set())
     assert seen.needed <= seen.width == WIDTHS[device]
     assert min(coloured(seen.picture).values()) > 100

@@ -49,6 +49,15 @@ def test_steps_are_told_without_their_rows(home: str) -> None:
     assert "rows" not in step
 
 
+def test_rows_of_a_data_set_are_told_as_its_report_shows_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = [{"task": "a", "what": "changed", "before": "x", "after": "y"}, {"task": "b", "what": "tooShort"}]
+    (tmp_path / "report.json").write_text(json.dumps({"tasks": [], "samples": shown}))
+    assert browse.main(["samples", f"file://{tmp_path}"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == shown
+
+
 def test_only_what_is_named_goes(home: str) -> None:
     gone, stays = publish(home, "one", {}), publish(home, "two", {})
     assert list(browse.remove(home, [gone])) == [{"removed": gone}]

@@ -1,7 +1,7 @@
 """`browse`: what a store holds, one JSON line a thing, for whoever cannot mount it; and removing some of it.
 
 The command of the pod that `anneal` starts beside a store: `artifacts HOME` tells the artifacts and the runs' folders below
-`<store>/<namespace>`, `ledger RUN` the steps of one run, `remove HOME URI...` takes away what it is given.
+`<store>/<namespace>`, `ledger RUN` the steps of one run, `samples DATASET` rows of a data set, `remove HOME URI...` takes away what it is given.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, get_args
 
-from anneal_api.artifacts import Kind
+from anneal_api.artifacts import DATA_FIGURES, Kind
 from anneal_api.base import wire
 from anneal_runtime.artifacts import published
 from anneal_runtime.errors import Refused
@@ -28,17 +28,26 @@ def main(arguments: list[str]) -> int:
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("artifacts").add_argument("home")
     what.add_parser("ledger").add_argument("run")
+    what.add_parser("samples").add_argument("dataset")
     removal = what.add_parser("remove")
     removal.add_argument("home")
     removal.add_argument("uris", nargs="+")
     asked = parser.parse_args(arguments)
-    if asked.what == "remove":
-        lines = remove(asked.home, asked.uris)
-    else:
-        lines = artifacts(asked.home) if asked.what == "artifacts" else steps(asked.run)
-    for line in lines:
+    for line in _lines(asked):
         print(json.dumps(line, separators=(",", ":")), flush=True)
     return os.EX_OK
+
+
+def _lines(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    match asked.what:
+        case "artifacts":
+            return artifacts(asked.home)
+        case "ledger":
+            return steps(asked.run)
+        case "samples":
+            return samples(asked.dataset)
+        case _:
+            return remove(asked.home, asked.uris)
 
 
 def artifacts(home: str) -> Iterator[dict[str, Any]]:
@@ -65,6 +74,13 @@ def steps(run: str) -> Iterator[dict[str, Any]]:
     """Yield every step of a run's ledger, without the rows it was made of."""
     for entry in ledger.read(run):
         yield {name: value for name, value in asdict(entry).items() if name != "rows"}
+
+
+def samples(dataset: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows that a data set's report shows: some that were left out or changed, persons and secrets redacted."""
+    filesystem, path = resolve(join(dataset, DATA_FIGURES))
+    with filesystem.open(path) as stream:
+        yield from json.load(stream)["samples"]
 
 
 def remove(home: str, uris: list[str]) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from anneal_api.artifacts import DATA_REPORT, STAGE_KINDS, Producer, content_key, shard_key
+from anneal_api.artifacts import DATA_FIGURES, DATA_REPORT, STAGE_KINDS, Producer, content_key, shard_key
 from anneal_api.base import ArtifactRef
 from anneal_api.finetunejob import FineTuneJobSpec
 from anneal_api.finetunejob import Split as Shares
@@ -42,7 +42,6 @@ from anneal_trainers.data.shards import Record
 from anneal_trainers.inspect_stage import cache_folder
 from anneal_trainers.training import stages
 
-REPORT = "report.json"
 DROPPED = "dropped.jsonl"
 
 
@@ -287,7 +286,7 @@ def _duplicates(spec: FineTuneJobSpec, folders: Sequence[Path]) -> Duplicates | 
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
-    (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    (folder / DATA_FIGURES).write_text(json.dumps(report, indent=1) + "\n")
     (folder / DATA_REPORT).write_text(page(report), encoding="utf-8")
 
 
