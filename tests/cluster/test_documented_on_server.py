@@ -6,13 +6,18 @@ NAME is the quick start's. What deletes is a dry run, so that the order of the t
 import json
 import re
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster import tools
 from documented import ROOT, Command, proved
 from tests.cluster.administrator import administrator
 from tests.cluster.own_server import SYSTEM, OwnServer
+
+from anneal_api.version import VERSION
 
 pytestmark = pytest.mark.cluster
 COMMANDS = proved("server")
@@ -21,7 +26,9 @@ VERBS = [command for command in COMMANDS if re.fullmatch(r"\w+ \w+", command.lin
 QUICK_START = "manifests/samples/quickstart.yaml"
 READERS_OWN = {"NAME": "quickstart", "RUN": "0a1b2c3d", "my.yaml": QUICK_START}
 DRY = {r"kubectl (.* )?delete ": "--dry-run=server", r"helm uninstall ": "--dry-run"}
-ATTEMPTED = json.dumps({"status": {"attempts": [{"number": 1, "records": "pvc://store/records"}]}})
+ATTEMPTED = [{"number": 1, "records": "pvc://store/records"}]
+ADAPTER = {"uri": "pvc://store/adapter", "digest": f"sha256:{'0' * 64}"}
+STATUS = json.dumps({"status": {"attempts": ATTEMPTED, "artifacts": {"adapter": ADAPTER}}})
 PREPULL = "accelerator: a100-80g, images: [trainers], weights: [s3://models/base], weightsSize: 100Gi"
 WORLD = (
     f"helm upgrade anneal charts/anneal --namespace anneal-system --reuse-values --values - <<< 'prepull: [{{{PREPULL}}}]'",
@@ -30,9 +37,9 @@ WORLD = (
     f"kubectl apply -n anneal-quickstart -f {QUICK_START}",
     "kubectl create serviceaccount default",
     "kubectl run any --image=any",
-    f"kubectl patch ftj NAME --subresource status --type merge -p '{ATTEMPTED}'",
+    f"kubectl patch ftj NAME --subresource status --type merge -p '{STATUS}'",
 )
-"""What a reader has when reading on: weights on nodes, the quick start in both namespaces, an attempt of it, and a pod."""
+"""What a reader has when reading on: weights on nodes, the quick start in both namespaces, an attempt and an adapter of it, and a pod."""
 LEASE = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
 
 
@@ -101,3 +108,17 @@ def test_a_verb_is_one(shell: Shell, command: Command) -> None:
 )
 def test_a_command_does_what_it_is_for(shell: Shell, command: Command) -> None:
     assert shell(command.line).strip()
+
+
+def test_kubectl_finds_the_command_line_by_its_names(shell: Shell, tmp_path: Path) -> None:
+    """As pip would install it; kubectl itself asks for completions."""
+    for name, target in tomllib.loads((ROOT / "cli" / "pyproject.toml").read_text())["project"][
+        "scripts"
+    ].items():
+        module, _, function = target.partition(":")
+        (tmp_path / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        (tmp_path / name).chmod(0o755)
+    there = f'PATH="{tmp_path}:$PATH" kubectl'
+    assert VERSION in shell(f"{there} anneal --version")
+    assert "quickstart" in shell(f"{there} anneal -n anneal-quickstart status")
+    assert "lineage" in shell(f"{there} __complete anneal li")

@@ -1,5 +1,6 @@
 """CRDs are structural schemas that say what the types say."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,13 @@ def test_nothing_the_api_server_refuses(resource: Resource) -> None:
     text = str(crd(resource))
     for word in ("$ref", "anyOf", "'null'", "'title':", "'const'"):
         assert word not in text
+
+
+@pytest.mark.parametrize("resource", RESOURCES, ids=lambda r: r.kind)
+def test_nobody_names_an_image_a_command_or_another_namespace(resource: Resource) -> None:
+    fields = {path.rpartition(".")[2].removesuffix("[]") for path, _ in nodes(spec(resource))}
+    assert len(fields) > 40
+    assert [name for name in fields if re.search("image|registry|command|namespace", name, re.I)] == []
 
 
 def test_exclusive_bounds_are_booleans_beside_the_bound() -> None:
