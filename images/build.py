@@ -57,11 +57,14 @@ def pushed(reference: str) -> bool:
         return False
 
 
-def mounts() -> list[str]:
-    """What a build may read of this machine: the certificates it trusts, and uv's downloads. Never copied."""
+def mounts(certificates: str = "ro") -> list[str]:
+    """What a build may read of this machine: the certificates it trusts, and uv's downloads. Never copied.
+
+    With `certificates` "O" the build may add to those as well, and what it adds is thrown away.
+    """
     downloads = pathlib.Path(os.environ.get("UV_CACHE_DIR") or CACHE.parent / "uv")
     downloads.mkdir(parents=True, exist_ok=True)
-    return ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--volume", f"{downloads}:/mnt"]
+    return ["--volume", f"/etc/ssl/certs:/etc/ssl/certs:{certificates}", "--volume", f"{downloads}:/mnt"]
 
 
 def go_root() -> str:
@@ -116,7 +119,9 @@ def build_deps(image: catalogue.Image, base: str | None) -> str:
     name = f"localhost/anneal/{image.name}-deps:{catalogue.deps_key(image, base)}"
     if not exists(name):
         below = build_deps(image.parent, base) if image.parent else base or local_base()
-        options = ["--target", "deps", "--build-arg", f"BASE={below}", *mounts()]
+        # Java's package makes a store of its own of the certificates, beside them.
+        volumes = mounts("O" if image.language == "java" else "ro")
+        options = ["--target", "deps", "--build-arg", f"BASE={below}", *volumes]
         options += ["--build-arg", f"LANGUAGE={image.language}"] if image.language else []
         options += ["--volume", f"{go_root()}:/usr/local/go:ro"] if image.language == "go" else []
         timed(f"{image.name}: dependencies", lambda: bud(name, image.containerfile, catalogue.ROOT, *options))
