@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import os
 import socket
 import tarfile
 import threading
@@ -188,6 +189,17 @@ def test_the_same_answer_without_its_fault_is_taken(
     nothing_from_the_store(monkeypatch)
     with running(HTTPServer(("127.0.0.1", 0), handler(tar(*WHOLE))), monkeypatch):
         assert taken(uri, tmp_path / "pod") == FILES
+
+
+@pytest.mark.parametrize("name", [OUTSIDE, "../climbed", "part/../../climbed"])
+def test_a_store_whose_names_lead_out_of_the_folder_is_not_followed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = nearby.Listing({name: 1}, "copy")
+    with running(HTTPServer(("127.0.0.1", 0), handler(tar(member(name, b"x")))), monkeypatch):
+        assert not nearby.take(os.environ[ENV_NEARBY], listed, tmp_path / "pod")
+    assert not Path(OUTSIDE).exists()
+    assert not list(tmp_path.rglob("climbed"))
 
 
 def test_what_comes_with_a_refusal_is_no_copy(
