@@ -27,6 +27,7 @@ def go(body: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     ("language", "program", "tests", "state"),
     [
@@ -38,6 +39,7 @@ def go(body: str) -> str:
         ("cpp", "int f(int x) { return 2 * x; }", CPP_TESTS, "passed"),
         ("cpp", "int f(int x) { return 3 * x; }", CPP_TESTS, "crashed"),
         ("cpp", "int f(int x) { _exit(0); }", CPP_TESTS, "failed"),
+        ("cpp", "#include <unistd.h>\nint f(int x) { return fork() == -1 ? 4 : 0; }", CPP_TESTS, "passed"),
         ("cpp", "int f(int x) { return g(x); }", CPP_TESTS, "failed"),
         ("java", java("return 2 * x;"), JAVA_TESTS, "passed"),
         ("java", java("return 3 * x;"), JAVA_TESTS, "failed"),

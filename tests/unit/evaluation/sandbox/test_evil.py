@@ -1,17 +1,15 @@
 """Programs that mean harm: none passes, none leaves a trace, none takes longer than its time."""
 
-import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.evaluation.conftest import Machine
 
 from anneal_evaluation.sandbox import runner
 from anneal_evaluation.sandbox.confine import Limits
@@ -55,22 +53,31 @@ CHEATS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have scratch folders made where nothing else is, and see that no file and no process stays there."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    yield
-    assert (list(tmp_path.iterdir()), _working_in(tmp_path)) == ([], [])
+pytestmark = pytest.mark.usefixtures("machine")
+
+SPOIL = """
+import os as _os
+def _spoil(victim, places, mark):
+    yield lambda: open(victim, 'a').write('more')
+    yield lambda: _os.truncate(victim, 0)
+    yield lambda: _os.chmod(victim, 0o777)
+    yield lambda: _os.utime(victim, (0, 0))
+    yield lambda: _os.link(victim, victim + '-other')
+    yield lambda: _os.rename(victim, victim + '-moved')
+    yield lambda: _os.unlink(victim)
+    for place in places:
+        yield lambda: open(_os.path.join(place, mark), 'w').close()
+        yield lambda: _os.mkdir(_os.path.join(place, mark))
+        yield lambda: _os.symlink('/', _os.path.join(place, mark))
+for _one in _spoil({victim!r}, {places!r}, {mark!r}):
+    try: _one()
+    except OSError: pass
+"""
 
 
-def _working_in(folder: Path) -> list[str]:
-    """Return the processes whose working folder lies, or lay, in `folder`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(process / "cwd").startswith(str(folder)):
-                found.append((process / "cmdline").read_text())
-    return found
+def spoiling(machine: Machine, program: str) -> str:
+    """Return a program that first tries to change all that its user may."""
+    return SPOIL.format(victim=str(machine.victim), places=machine.places, mark=machine.mark) + program
 
 
 QUICK = 4
@@ -84,8 +91,8 @@ QUICK = 4
         for number, (name, program) in enumerate(CHEATS.items())
     ],
 )
-def test_no_cheat_passes(program: str) -> None:
-    found = BOX.judge(program, TESTS, ["f"])
+def test_no_cheat_passes(machine: Machine, program: str) -> None:
+    found = BOX.judge(spoiling(machine, program), TESTS, ["f"])
     assert found.state in ("failed", "crashed"), found
 
 
@@ -101,6 +108,7 @@ def test_an_honest_program_passes() -> None:
 ENDLESS = {
     "a loop": ("while True: pass", "timeout"),
     "sleep": ("import time\ntime.sleep(60)", "timeout"),
+    "a fork bomb": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "timeout"),
     "waiting for what nobody sends": ("import os\nos.read(os.pipe()[0], 1)", "timeout"),
     "deaf to signals": (
         ("import signal, time\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
@@ -120,9 +128,9 @@ ENDLESS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("program", "state"), ENDLESS.values(), ids=ENDLESS.keys())
-def test_no_program_outlives_its_time(program: str, state: str) -> None:
+def test_no_program_outlives_its_time(machine: Machine, program: str, state: str) -> None:
     started = time.monotonic()
-    found = BOX.judge(program, TESTS, ["f"])
+    found = BOX.judge(spoiling(machine, program), TESTS, ["f"])
     assert (found.state, time.monotonic() - started < 15) == (state, True), found
 
 
