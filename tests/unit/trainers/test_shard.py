@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,18 @@ def test_the_number_of_shards_changes_no_byte(
     report = json.loads((folder_of(made) / "report.json").read_text())
     assert [task["read"] for task in report["tasks"]] == [70, 7]
     assert report["tasks"][0]["dropped"]["wrongRow"] == 5
+    check_trace(folder_of(made), report["tasks"])
+
+
+def check_trace(folder: Path, tasks: list[dict[str, Any]]) -> None:
+    """Hold the trace against the counts: every place that was read is a unit of some part, or one line that says why not."""
+    lines = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
+    places = [(line["task"], line["file"], line["line"]) for line in lines]
+    assert len(set(places)) == len(places)
+    for task in tasks:
+        reasons = Counter(line["reason"] for line in lines if line["task"] == task["name"])
+        assert reasons == task["dropped"]
+        assert task["read"] == sum(task["units"].values()) + reasons.total()
 
 
 def test_a_shard_that_is_missing_or_saw_other_files_is_refused(
@@ -178,6 +191,27 @@ def test_a_shard_killed_at_any_moment_is_made_again_with_the_same_bytes(
                 assert not same.exists() or manifest.read_bytes() == same.read_bytes()
         assert work(killed).artifact.digest == work(quiet).artifact.digest
     assert kills > 20
+
+
+@pytest.mark.slow
+def test_a_line_of_two_gigabytes_goes_through_shards_and_is_told_once(make_run: Any, tmp_path: Path) -> None:
+    """Its zeros take no room on disk; the middle one of three shards lies within it."""
+    good = "".join(json.dumps({"text": f"the good row number {n}"}) + "\n" for n in range(20)).encode()
+    with (tmp_path / "rows.jsonl").open("wb") as stream:
+        stream.write(good)
+        stream.seek(2 << 30, os.SEEK_CUR)
+        stream.write(b"\n" + good)
+    run = make_run(tasks=[{"name": "t", "data": {"uri": f"file://{tmp_path}/rows.jsonl"}}], data=DATA)
+    assert prepare.inspection(run).shards == 2
+    run = in_shards(run, 3)
+    made = [prepare.shard(run, number) for number in range(3)]
+    counts = [len((folder_of(each) / "records.jsonl").read_text().splitlines()) for each in made]
+    assert counts == [21, 0, 20]
+    folder = folder_of(prepare.prepare(run))
+    (line,) = [line for line in (folder / "dropped.jsonl").read_text().splitlines() if "wrongRow" in line]
+    assert (json.loads(line)["line"], "at most" in line) == (21, True)
+    (task,) = json.loads((folder / "report.json").read_text())["tasks"]
+    assert task["read"] == 41
 
 
 def test_damage_of_every_kind_is_told_by_the_shard_that_meets_it(

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,39 @@ def test_a_damaged_line_is_one_wrong_row_and_the_next_is_read(
     assert (wrong.line, wrong.reason) == (1, "wrongRow")
     assert told in wrong.detail
     assert (right.line, right.row is not None) == (2, True)
+
+
+LONG = 2 << 30
+MEMBER = b"x" * (64 << 20)
+PACKED = {".gz": lambda part: gzip.compress(part, 1), ".zst": zstandard.compress}
+
+
+def long_line(path: Path) -> None:
+    """Write a line of 2 GiB before a row: of zeros that take no room on disk, or packed in many equal parts."""
+    pack = PACKED.get(path.suffix)
+    with path.open("wb") as stream:
+        if pack is None:
+            stream.seek(LONG)
+        else:
+            stream.write(pack(b'{"text": "') + pack(MEMBER) * (LONG // len(MEMBER)))
+        stream.write((pack or bytes)(b'"}\n' + ROW.encode()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["x.jsonl", pytest.param("x.jsonl.gz", marks=pytest.mark.full), "x.jsonl.zst"]
+)
+def test_a_line_of_two_gigabytes_is_told_and_never_held(tmp_path: Path, name: str) -> None:
+    long_line(tmp_path / name)
+    tracemalloc.start()
+    try:
+        wrong, right = read(tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (wrong.line, wrong.detail) == (1, f"expected at most {readers.LINE_LIMIT} bytes a line")
+    assert (right.line, right.row and right.row.text) == (2, "hello")
+    assert peak < 5 * readers.LINE_LIMIT < LONG / 6
 
 
 def damaged() -> dict[str, bytes]:

@@ -24,6 +24,8 @@ SUFFIXES = (*LINES, PARQUET)
 LINE_LIMIT = 64 << 20
 """Bytes of the longest line that is read; a longer one is skipped without being held."""
 _CHUNK = 1 << 20
+_PACKED = 1 << 11
+"""Bytes that are decompressed at once where nothing bounds what comes of them: of a text of one letter 64 MiB."""
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 Values = Iterator[tuple[int, Any]]
@@ -101,8 +103,8 @@ def _opened(path: str, raw: BinaryIO) -> BinaryIO:
     if path.endswith(".gz"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
     # A file of a remote store has a readline of its own, which knows no limit.
-    plain = _Zstandard(raw) if path.endswith(".zst") else cast(io.RawIOBase, raw)
-    return io.BufferedReader(plain, _CHUNK)
+    plain = io.BufferedReader(cast(io.RawIOBase, raw), _CHUNK)
+    return io.BufferedReader(_Zstandard(plain), _CHUNK) if path.endswith(".zst") else plain
 
 
 class _Zstandard(io.RawIOBase):
@@ -111,11 +113,15 @@ class _Zstandard(io.RawIOBase):
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
         self._frame: Any = None
-        self._ready = b""
+        self._ready = memoryview(b"")
         self._rest = b""
 
     def readable(self) -> bool:
         return True
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready and self._more():
@@ -126,13 +132,13 @@ class _Zstandard(io.RawIOBase):
 
     def _more(self) -> bool:
         """Decompress a chunk; return whether there was one."""
-        chunk = self._rest or self._raw.read(_CHUNK >> 7)
+        chunk = self._rest or self._raw.read(_PACKED)
         if not chunk:
             if self._frame is not None:
                 raise EOFError("the last frame has no end")
             return False
         self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-        self._ready = self._frame.decompress(chunk)
+        self._ready = memoryview(self._frame.decompress(chunk))
         self._rest = self._frame.unused_data
         if self._frame.eof:
             self._frame = None
