@@ -50,6 +50,7 @@ def _run(options: argparse.Namespace) -> str:
         max_tokens=options.max_tokens,
         ks=tuple(k for k in (1, 10, 100) if k <= options.samples),
         first=options.first,
+        as_text=options.as_text,
     )
     model = Endpoint(options.endpoint, options.model, key=os.environ.get("OPENAI_API_KEY", ""))
     judges = Here(Sandbox(required=options.isolation))
@@ -101,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--max-tokens", type=int, default=512)
     run.add_argument("--first", type=int, help="only so many problems")
     run.add_argument(
-        "--as-text", action="store_true", help="tasks of lm-eval: a text to go on from in place of a chat"
+        "--as-text",
+        action="store_true",
+        help="put a text to go on from in place of a chat, as base models want it",
     )
     run.add_argument("--isolation", choices=LEVELS, default="filtered", help="weakest that is good enough")
     run.set_defaults(do=_run)

@@ -29,6 +29,7 @@ def settings_text(result: SuiteResult) -> str:
     parts = [
         f"{chosen.samples} sample{'s' * (chosen.samples > 1)} a problem, {way}, at most {chosen.max_tokens} tokens",
         chosen.harness or f"wording {chosen.wording}",
+        "put as texts to go on from" if chosen.as_text else "",
         f"the first {chosen.first} problems" if chosen.first else "",
         f"isolation {result.isolation}" if result.isolation else "",
         "tests run within the program" if result.trust == "program" else "",

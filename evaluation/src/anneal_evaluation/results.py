@@ -18,6 +18,10 @@ class Settings(Model):
     ks: tuple[int, ...] = (1,)
     first: int | None = Field(None, ge=1, description="Only so many problems, from the first; unset is all.")
     wording: int = Field(0, description="Version of how problems are put.")
+    as_text: bool = Field(
+        False,
+        description="Whether what is no gap or line was put as a text to go on from, in place of a chat.",
+    )
     harness: str = Field("", description="Tasks of lm-eval: its version, and how they were put.")
 
 

@@ -104,7 +104,12 @@ def _invalid(problems: Sequence[Problem], judges: Judges, pool: ThreadPoolExecut
 
 def _requests(problem: Problem, settings: Settings) -> Iterable[Request]:
     for number in range(settings.samples):
-        yield Request(asking.ask(problem), settings.max_tokens, settings.temperature, settings.seed + number)
+        yield Request(
+            asking.ask(problem, settings.as_text),
+            settings.max_tokens,
+            settings.temperature,
+            settings.seed + number,
+        )
 
 
 def _repeated(problems: Sequence[Problem], settings: Settings) -> Iterable[Problem]:

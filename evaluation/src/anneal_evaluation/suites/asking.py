@@ -12,13 +12,18 @@ _FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _TITLES = {"python": "Python", "javascript": "JavaScript", "cpp": "C++", "java": "Java", "go": "Go"}
 
 
-def ask(problem: Problem) -> Ask:
-    """Return what a model is asked."""
+def ask(problem: Problem, as_text: bool = False) -> Ask:
+    """Return what a model is asked: where that is no gap or line, a chat, or `as_text` one to go on from."""
     match problem.task:
         case "infill":
             return Ask(prefix=problem.prompt, suffix=problem.suffix, stops=problem.stops)
         case "line":
             return Ask(prefix=problem.prompt, stops=problem.stops)
+        case "code" if as_text:
+            # Of MBPP there is no code to go on from: its words are a docstring, as in BigCode's evaluation harness.
+            return Ask(prefix=problem.prompt or f'"""\n{problem.statement}\n"""\n', stops=problem.stops)
+        case _ if as_text:
+            return Ask(prefix=_question(problem), stops=problem.stops)
         case _:
             return Ask(messages=(("user", _question(problem)),))
 

@@ -13,6 +13,7 @@ from anneal_evaluation.suites.problems import Problem
 
 Row = dict[str, Any]
 COMPLETION_STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
+MBPP_STOPS = ("\nclass", "\nassert", '\n"""', "\nprint")
 _NAMES = {"py": "python", "js": "javascript", "cpp": "cpp", "c++": "cpp", "java": "java", "golang": "go"}
 
 
@@ -83,6 +84,7 @@ def _mbpp(row: Row, name: str) -> Problem:
         tests=tests,
         trusted=setup,
         asked=asked,
+        stops=MBPP_STOPS,
     )
 
 

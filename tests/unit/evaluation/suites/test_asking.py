@@ -1,7 +1,7 @@
 import pytest
 
 from anneal_evaluation.suites import asking
-from anneal_evaluation.suites.problems import Problem
+from anneal_evaluation.suites.problems import Ask, Problem
 
 PROMPT = 'import math\n\n\ndef area(r):\n    """Area."""\n'
 PYTHON = Problem("p", "code", PROMPT, entry_point="area")
@@ -80,3 +80,12 @@ def test_a_line_and_a_yes() -> None:
 def test_infill_is_asked_as_what_stands_between() -> None:
     found = asking.ask(Problem("p", "infill", "a", suffix="c"))
     assert (found.prefix, found.suffix, found.messages) == ("a", "c", ())
+
+
+def test_a_base_model_goes_on_from_code_up_to_its_stop_words() -> None:
+    problem = Problem("p", "code", PROMPT, entry_point="area", stops=("\ndef",))
+    assert asking.ask(problem, as_text=True) == Ask(prefix=PROMPT, stops=("\ndef",))
+    assert asking.ask(problem).messages[0][1].endswith(f"```python\n{PROMPT.rstrip()}\n```")
+    words = Problem("p", "code", "", statement="Add.\nassert add(1) == 2", stops=("\nclass",))
+    assert asking.ask(words, as_text=True).prefix == '"""\nAdd.\nassert add(1) == 2\n"""\n'
+    assert asking.ask(Problem("p", "text", "say", statement="say"), as_text=True) == Ask(prefix="say")
