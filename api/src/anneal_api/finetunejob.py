@@ -519,11 +519,13 @@ class CheckpointStatus(Model):
 
 
 class TaskScore(Model):
-    """Held-out loss of one task before and after."""
+    """Held-out loss and perplexity of one task before and after."""
 
     name: str
     base_loss: str
     tuned_loss: str
+    base_perplexity: str = Field("", description="e to the loss, where that is a mean over tokens.")
+    tuned_perplexity: str = ""
     rows: int = 0
 
 

@@ -9,7 +9,16 @@ from objects import SAMPLES, STATUS, job, steps
 from anneal_api.finetunejob import Attempt
 from anneal_cli import report
 
-SCORES = [{"name": "write", "baseLoss": "2", "tunedLoss": "1.5", "rows": 16}]
+SCORES = [
+    {
+        "name": "write",
+        "baseLoss": "2",
+        "tunedLoss": "1.5",
+        "basePerplexity": "7.39",
+        "tunedPerplexity": "4.48",
+        "rows": 16,
+    }
+]
 
 
 class Wellformed(HTMLParser):
@@ -39,6 +48,7 @@ def test_the_page_tells_curves_scores_faults_cost_and_needs_no_network() -> None
         "demo/tune: Training",
         "<svg",
         "-25.0%",
+        "7.39 → 4.48",
         "4711",
         "Hang",
         "node-3",

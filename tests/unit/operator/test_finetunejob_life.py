@@ -7,8 +7,8 @@ import pytest
 from world import GOOD, NAMESPACE, REFS, World, failed, finetunejob, inspected
 
 from anneal_api.base import FINALIZER, LABEL_STAGE
-from anneal_api.finetunejob import ProgressStatus
-from anneal_api.outcome import TrainResult
+from anneal_api.finetunejob import FineTuneJobSpec, ProgressStatus
+from anneal_api.outcome import Score, TrainResult
 from anneal_api.runs import FineTuneRun, Progress
 from anneal_operator.finetunejob import status as tuning_status
 from anneal_operator.finetunejob.finish import CHILDREN_SECONDS
@@ -46,7 +46,10 @@ def test_a_job_runs_to_completion() -> None:
     found = status(world)
     assert found["phase"] == "Complete"
     assert found["artifacts"]["merged"] == {"uri": REFS["export"].uri, "digest": REFS["export"].digest}
-    assert found["scores"] == [{"name": "a", "baseLoss": "2", "tunedLoss": "1", "rows": 9}]
+    (score,) = found["scores"]
+    assert score == {
+        "name": "a", "baseLoss": "2", "tunedLoss": "1", "basePerplexity": "7.38906", "tunedPerplexity": "2.71828", "rows": 9
+    }  # fmt: skip
     assert found["attempts"][0]["reason"] == "Succeeded"
     assert found["restarts"] == 0
 
@@ -533,6 +536,16 @@ def test_a_loss_that_the_pod_does_not_tell_is_not_made_up(result: Any, told: tup
     seen = ProgressStatus(step=30, loss="1.25", validation_loss="1.5")
     ended = tuning_status.arrived(seen, TrainResult(artifact=REFS["train"], step=100, best_step=80, **result))
     assert (ended.loss, ended.validation_loss) == told
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss", "told"),
+    [("supervised", 0.5, "1.64872"), ("supervised", 1e4, ""), ("dpo", 0.5, "")],
+)
+def test_only_a_mean_over_tokens_is_told_as_a_perplexity(objective: str, loss: float, told: str) -> None:
+    spec = FineTuneJobSpec.model_validate(finetunejob(optimization={"objective": objective})["spec"])
+    (score,) = tuning_status.scores([Score(name="a", base_loss=1.0, tuned_loss=loss, rows=1)], spec)
+    assert score.tuned_perplexity == told
 
 
 def test_a_pod_that_answers_nonsense_changes_nothing() -> None:

@@ -100,7 +100,7 @@ def _publish(draft: Draft[FineTuneJobStatus], observed: Observed, site: Site, st
     if found:
         _published(draft, stage, found, "AlreadyPublished")
         if stage == "evaluate":
-            draft.update(scores=status.scores(recovery.inspection(site).scores))
+            draft.update(scores=status.scores(recovery.inspection(site).scores, site.run.spec))
         if stage == "suites":
             draft.update(suite_scores=status.suite_scores(recovery.inspection(site).suite_scores))
         return True
@@ -132,14 +132,14 @@ def _ended(
         _failed(draft, stage, PUBLISHES[stage][1], step)
         return False
     if step.outcome:
-        _record(draft, stage, step.outcome)
+        _record(draft, site, stage, step.outcome)
     return True
 
 
-def _record(draft: Draft[FineTuneJobStatus], stage: str, outcome: Outcome) -> None:
+def _record(draft: Draft[FineTuneJobStatus], site: Site, stage: str, outcome: Outcome) -> None:
     if stage == "evaluate":
         result = EvaluateResult.model_validate(outcome.result)
-        draft.update(scores=status.scores(result.scores))
+        draft.update(scores=status.scores(result.scores, site.run.spec))
         _published(draft, stage, result.artifact, "Published")
     elif stage == "suites":
         scored = SuitesResult.model_validate(outcome.result)

@@ -25,7 +25,7 @@ def recovered(
         return None, True
     seen = FineTuneInspection.model_validate(step.outcome.result)
     if stage == "evaluate":
-        draft.update(scores=status.scores(seen.scores))
+        draft.update(scores=status.scores(seen.scores, site.run.spec))
     if stage == "suites":
         draft.update(suite_scores=status.suite_scores(seen.suite_scores))
     return seen.published.get(stage), True

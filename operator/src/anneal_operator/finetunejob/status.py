@@ -1,5 +1,6 @@
 """The fields of a FineTuneJob's status that follow from others."""
 
+import math
 from datetime import datetime
 
 from anneal_api import outcome
@@ -19,6 +20,8 @@ from anneal_operator.conditions import find, is_true
 from anneal_operator.draft import Draft
 
 DIGITS = 6
+LARGEST_EXPONENT = 700
+"""Above it a float has no room for e to it."""
 
 
 def finish(draft: Draft[FineTuneJobStatus], spec: FineTuneJobSpec) -> None:
@@ -105,12 +108,26 @@ def full_size(draft: Draft[FineTuneJobStatus], nodes: int) -> None:
         draft.condition("FullSize", True, "Grown", text, turn=attempt.number)
 
 
-def scores(measured: list[Score]) -> list[TaskScore]:
-    """Return the held-out losses as text."""
+def scores(measured: list[Score], spec: FineTuneJobSpec) -> list[TaskScore]:
+    """Return the held-out losses, and what perplexity they are, as text."""
     return [
-        TaskScore(name=s.name, base_loss=number(s.base_loss), tuned_loss=number(s.tuned_loss), rows=s.rows)
+        TaskScore(
+            name=s.name,
+            base_loss=number(s.base_loss),
+            tuned_loss=number(s.tuned_loss),
+            base_perplexity=_perplexity(s.base_loss, spec),
+            tuned_perplexity=_perplexity(s.tuned_loss, spec),
+            rows=s.rows,
+        )
         for s in measured[:64]
     ]
+
+
+def _perplexity(loss: float, spec: FineTuneJobSpec) -> str:
+    """Return e to a mean loss of tokens; of preferences, whose loss is one of pairs, nothing."""
+    if spec.optimization.objective != "supervised" or loss > LARGEST_EXPONENT:
+        return ""
+    return number(math.exp(loss))
 
 
 def suite_scores(measured: list[outcome.SuiteScore]) -> list[SuiteScore]:
