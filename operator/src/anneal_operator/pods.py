@@ -15,6 +15,10 @@ OWNER_ANNOTATION = f"{GROUP}/owner"
 """Full name of the resource a pod works for; a label may have to be shortened."""
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 JUDGE_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
+JUDGE_LIMITS = {"memory": "6Gi"}
+"""By the sandbox's own limits two programs and their tests take 4 GiB, as two compilers do; the rest is the judge's."""
+JUDGE_SCRATCH = "1Gi"
+"""Of folders that the sandbox keeps to 64 MiB a program, and of what Go's standard library is compiled in."""
 TOLERATED_LOSS = 10
 """Seconds a pod of a lost node is waited for."""
 
@@ -117,7 +121,7 @@ def _judge(language: str, image: str) -> Object:
         "workingDir": "/tmp",
         "restartPolicy": "Always",
         "env": [{"name": name, "value": "/tmp"} for name in ("HOME", "TMPDIR")],
-        "resources": {"requests": JUDGE_REQUESTS},
+        "resources": {"requests": JUDGE_REQUESTS, "limits": JUDGE_LIMITS},
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "judges", "mountPath": JUDGES_FOLDER},
@@ -134,7 +138,8 @@ def _own_scratch(language: str) -> str:
 
 def _judges_volumes(work: Work) -> list[Object]:
     names = [_own_scratch(language) for language in work.judges]
-    return [{"name": name, "emptyDir": {}} for name in (["judges", *names] if names else [])]
+    bounded = {"sizeLimit": JUDGE_SCRATCH}
+    return [{"name": name, "emptyDir": bounded} for name in (["judges", *names] if names else [])]
 
 
 def _resources(work: Work) -> Object:

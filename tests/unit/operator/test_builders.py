@@ -364,9 +364,12 @@ def test_judges_have_no_key_no_claim_no_plan_and_no_token() -> None:
     ]
     for judge in judges:
         assert (judge["restartPolicy"], "envFrom" in judge) == ("Always", False)
+        assert judge["resources"]["limits"] == {"memory": "6Gi"}
         assert {each["name"]: each["value"] for each in judge["env"]} == {"HOME": "/tmp", "TMPDIR": "/tmp"}
         paths = {each["mountPath"]: each["name"] for each in judge["volumeMounts"]}
         assert paths == {"/judges": "judges", "/tmp": judge["name"], pods.TOKEN_FOLDER: judge["name"]}
+        of_judges = [volume for volume in pod["volumes"] if volume["name"] in paths.values()]
+        assert [volume["emptyDir"] for volume in of_judges] == [{"sizeLimit": "1Gi"}] * 2
 
 
 def test_only_suites_with_programs_have_judges_and_inspection_knows_which_there_are() -> None:
