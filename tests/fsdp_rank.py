@@ -13,7 +13,7 @@ import torch
 from family_models import pack, rows, trainee
 
 from anneal_trainers.base import model
-from anneal_trainers.pod.group import Group, join_group
+from anneal_trainers.pod.group import Group, join_group, leave_process
 from anneal_trainers.training.losses import weighted_cross_entropy
 
 ADDED = {"<middle>": 320}
@@ -83,3 +83,4 @@ def main(rank: int, port: str, folder: str, kind: str, output: str) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     main(int(sys.argv[1]), *sys.argv[2:])
+    leave_process(0)

@@ -79,4 +79,9 @@ def stop_at_once() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] != ["rank"]:
         stop_at_once()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if sys.argv[1:] == ["rank"]:
+        from anneal_trainers.pod.group import leave_process
+
+        leave_process(code)
+    sys.exit(code)

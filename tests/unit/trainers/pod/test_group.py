@@ -45,6 +45,17 @@ def test_a_peer_that_dies_is_noticed_in_any_collective(way: str, expected: list[
     assert json.loads(done.stdout) == expected, done.stderr
 
 
+def test_a_rank_that_is_done_says_its_last_and_is_not_taken_apart() -> None:
+    text = (
+        "import atexit; from anneal_trainers.pod.group import leave_process; atexit.register(print, 'apart')"
+    )
+    text += "; print('done'); leave_process(3)"
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_group_that_is_not_whole_in_time_tries_again(rank: int) -> None:
     with pytest.raises(TryAgain, match=f"rank {rank} of 2 waited 1 s for its peers at 127.0.0.1:") as caught:
